@@ -1,0 +1,7 @@
+"""Routers: which ticket serves which input."""
+
+from rtl_continual.routing._mixture import FeatureMixture
+from rtl_continual.routing._router import UNKNOWN, Router, Routing
+from rtl_continual.routing.flat import FlatRouter, FlatRouterConfig
+
+__all__ = ["UNKNOWN", "FeatureMixture", "FlatRouter", "FlatRouterConfig", "Router", "Routing"]

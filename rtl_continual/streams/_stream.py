@@ -1,0 +1,150 @@
+"""What a stream is: named domains, experiences in order, and one test set per domain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from rtl_continual.errors import DataError
+
+__all__ = ["ArraySet", "Experience", "ImageSet", "Stream"]
+
+
+class ImageSet(Dataset[tuple[torch.Tensor, int]]):
+    """A data set of images with class targets and, for evaluation only, domain indices.
+
+    Subclasses set ``targets`` and ``domains`` (both ``int64 [n]``) and implement ``__getitem__``;
+    ``domains`` index :attr:`Stream.domains`. Nothing that learns may read ``domains``.
+    """
+
+    targets: np.ndarray
+    domains: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        images, targets = self.batch([index])
+        return images[0], int(targets[0])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, int]]:
+        images, targets = self.batch(indices)
+        return [(image, int(target)) for image, target in zip(images, targets, strict=True)]
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images ``uint8 [batch, 3, height, width]`` and targets ``int64 [batch]``."""
+        raise NotImplementedError
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
+        """The same set restricted to ``indices``, in that order."""
+        raise NotImplementedError
+
+
+class ArraySet(ImageSet):
+    """An :class:`ImageSet` that lies in memory.
+
+    Args:
+        images: ``uint8 [n, channels, height, width]``.
+        targets: class indices ``[n]``.
+        domains: domain indices ``[n]``, or one index for all.
+
+    Raises:
+        DataError: if lengths, shapes or types do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> part = ArraySet(np.zeros((3, 3, 8, 8), np.uint8), [0, 1, 1], 0)
+        >>> part.subset([2, 0]).targets.tolist()
+        [1, 0]
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray | torch.Tensor,
+        targets: Sequence[int] | np.ndarray,
+        domains: Sequence[int] | np.ndarray | int,
+    ) -> None:
+        self.images = torch.as_tensor(images)
+        self.targets = np.asarray(targets, dtype=np.int64)
+        count = len(self.targets)
+        self.domains = (
+            np.full(count, domains, dtype=np.int64)
+            if isinstance(domains, int)
+            else np.asarray(domains, dtype=np.int64)
+        )
+        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+            raise DataError(
+                "images must be uint8 [n, channels, height, width], got "
+                f"{self.images.dtype} {list(self.images.shape)}"
+            )
+        if not len(self.images) == count == len(self.domains):
+            raise DataError(
+                f"{len(self.images)} images, {count} targets and {len(self.domains)} domains differ"
+            )
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        index = torch.as_tensor(np.asarray(indices, dtype=np.int64))
+        return self.images[index], torch.from_numpy(self.targets[index.numpy()])
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ArraySet:
+        index = np.asarray(indices, dtype=np.int64)
+        return ArraySet(self.images[torch.from_numpy(index)], self.targets[index], self.domains[index])
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One step of a stream.
+
+    Args:
+        name: for people; learning never reads it.
+        train: what is learned from.
+        validation: held out of ``train`` for every decision that is not the final result.
+    """
+
+    name: str
+    train: ImageSet
+    validation: ImageSet
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Experiences in order, and the test set of each domain.
+
+    Args:
+        name: the stream's name.
+        classes: class names; targets index them.
+        domains: domain names in the stream's order; ``ImageSet.domains`` index them.
+        experiences: in the order they arrive.
+        tests: one test set per domain, by name, in the order of ``domains``.
+        fingerprint: a hash of the content, so that results name exactly what they came from.
+        source: free facts about origin and options.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    domains: tuple[str, ...]
+    experiences: tuple[Experience, ...]
+    tests: dict[str, ImageSet]
+    fingerprint: str = ""
+    source: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if list(self.tests) != list(self.domains):
+            raise DataError(f"test sets {list(self.tests)} do not match domains {list(self.domains)}")
+        seen: set[int] = set()
+        for experience in self.experiences:
+            if len(experience.train) == 0:
+                raise DataError(f"experience '{experience.name}' of stream '{self.name}' is empty")
+            seen |= set(np.unique(experience.train.targets).tolist())
+        for domain, part in self.tests.items():
+            late = sorted(set(np.unique(part.targets).tolist()) - seen)
+            if late:
+                names = ", ".join(self.classes[i] if i < len(self.classes) else str(i) for i in late)
+                raise DataError(
+                    f"test set '{domain}' of stream '{self.name}' has classes that no training "
+                    f"experience has: {names}"
+                )

@@ -1,0 +1,127 @@
+"""Scores: the real-valued parameters from which a mask is learned."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.autograd.function import FunctionCtx
+
+from rtl_continual.tickets._mask import Mask, MaskLayout
+
+__all__ = ["MaskScores", "magnitude_scores", "top_scores"]
+
+
+class _StraightThrough(torch.autograd.Function):
+    """``weights * keep`` forward; the gradient reaches the scores as if ``keep`` were the score."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: FunctionCtx, scores: torch.Tensor, weights: torch.Tensor, keep: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(weights)  # type: ignore[attr-defined]
+        return weights * keep
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+        (weights,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad * weights, None, None
+
+
+def magnitude_scores(layout: MaskLayout, weights: torch.Tensor) -> torch.Tensor:
+    """Initial scores: each weight's rank by magnitude within its layer, spread evenly over 0..1.
+
+    Ranks within a layer make layers of different scale start with equal densities; the global
+    budget is then moved between layers by learning.
+
+    Args:
+        layout: the body's mask layout.
+        weights: flat weights ``[layout.total]``.
+
+    Returns:
+        ``[layout.total]`` in 0..1.
+    """
+    parts = []
+    for part in torch.split(weights.detach().abs(), list(layout.sizes.values())):
+        ranks = torch.empty_like(part)
+        order = torch.argsort(part, stable=True)
+        ranks[order] = torch.linspace(0, 1, len(part), dtype=part.dtype, device=part.device)
+        parts.append(ranks)
+    return torch.cat(parts)
+
+
+def top_scores(scores: torch.Tensor, layout: MaskLayout, sparsity: float, floor: float) -> torch.Tensor:
+    """Keep the highest scores under a global budget, and never empty a layer.
+
+    Args:
+        scores: flat scores ``[layout.total]``.
+        layout: the body's mask layout.
+        sparsity: fraction of all maskable weights to drop.
+        floor: each layer keeps at least this fraction of the mean density, and at least one weight.
+
+    Returns:
+        Boolean ``[layout.total]`` with exactly ``round((1 - sparsity) * total)`` set (or one per
+        layer, if that is more). Equal scores are kept in the order of their position.
+    """
+    budget = max(round((1 - sparsity) * layout.total), len(layout.sizes))
+    if budget >= layout.total:
+        return torch.ones_like(scores, dtype=torch.bool)
+    density = budget / layout.total
+    ranked = scores.detach().clone()
+    start = 0
+    for size in layout.sizes.values():
+        part = ranked[start : start + size]
+        least = max(1, int(floor * density * size))
+        part[_largest(part, least)] = torch.inf
+        start += size
+    return _largest(ranked, budget)
+
+
+def _largest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Boolean mask of the ``count`` largest values; ties go to the lower index."""
+    threshold = torch.kthvalue(values, len(values) - count + 1).values
+    keep = values > threshold
+    ties = torch.nonzero(values == threshold).flatten()
+    keep[ties[: count - int(keep.sum())]] = True
+    return keep
+
+
+class MaskScores(nn.Module):
+    """Learnable scores over a body's weights and the binary mask they imply.
+
+    The mask is recomputed only by :meth:`binarise`; between two calls it is a constant, and the
+    straight-through estimator (Bengio et al., 2013) passes gradients to the scores of kept and
+    dropped weights alike.
+
+    Args:
+        layout: the body's mask layout.
+        weights: frozen flat weights ``[layout.total]``.
+        initial: initial flat scores ``[layout.total]``.
+        floor: see :func:`top_scores`.
+    """
+
+    weights: torch.Tensor
+    keep: torch.Tensor
+
+    def __init__(
+        self, layout: MaskLayout, weights: torch.Tensor, initial: torch.Tensor, *, floor: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.floor = floor
+        self.scores = nn.Parameter(initial.detach().clone())
+        self.register_buffer("weights", weights.detach(), persistent=False)
+        self.register_buffer("keep", torch.ones_like(weights))
+
+    @torch.no_grad()
+    def binarise(self, sparsity: float) -> None:
+        """Recompute the mask at a sparsity from the current scores."""
+        self.keep = top_scores(self.scores, self.layout, sparsity, self.floor).to(self.weights.dtype)
+
+    def effective(self) -> dict[str, torch.Tensor]:
+        """The masked weights by name, differentiable with respect to the scores."""
+        flat = _StraightThrough.apply(self.scores, self.weights, self.keep)
+        return self.layout.unflatten(flat)
+
+    def mask(self) -> Mask:
+        """The current mask, packed."""
+        return Mask.from_flat(self.layout, self.keep > 0)
