@@ -1,0 +1,36 @@
+"""Classification: a linear head, cross-entropy, and balanced accuracy."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["Classification"]
+
+
+class Classification:
+    """One label out of ``num_outputs`` for each image.
+
+    Args:
+        num_outputs: number of classes.
+    """
+
+    name: ClassVar[str] = "classification"
+
+    def __init__(self, num_outputs: int) -> None:
+        self.num_outputs = num_outputs
+
+    def build_head(self, feature_dim: int) -> nn.Module:
+        """A fresh head over features ``[batch, feature_dim]``."""
+        return nn.Linear(feature_dim, self.num_outputs)
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of logits ``[batch, classes]`` and labels ``[batch]``."""
+        return F.cross_entropy(outputs, targets)
+
+    def decide(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Predicted labels ``[batch]``."""
+        return outputs.argmax(dim=1)

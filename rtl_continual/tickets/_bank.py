@@ -1,0 +1,272 @@
+"""The bank: an append-only collection of tickets over one frozen backbone, and how it predicts."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from rtl_continual.backbones import Backbone
+from rtl_continual.errors import BankError
+from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
+from rtl_continual.tickets._similarity import similarity_matrix
+from rtl_continual.tickets._ticket import Ticket
+
+__all__ = ["Prediction", "TicketBank"]
+
+
+class RoutesFeatures(Protocol):
+    """The part of a router that predicting needs."""
+
+    @property
+    def num_tickets(self) -> int: ...
+
+    def route(self, features: torch.Tensor, *, budget: int | None = None) -> Any: ...
+
+
+class BuildsHeads(Protocol):
+    """The part of a task that predicting needs."""
+
+    num_outputs: int
+
+    def build_head(self, feature_dim: int) -> nn.Module: ...
+
+    def decide(self, outputs: torch.Tensor) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a bank says of a batch, in input order.
+
+    Args:
+        outputs: ``[batch, classes]``; ``nan`` rows where the router abstained.
+        ticket_ids: ``int64 [batch]``; -1 where the router abstained.
+        confidence: the router's confidence ``[batch]`` in 0..1.
+        labels: decided labels ``[batch]``; -1 where the router abstained.
+    """
+
+    outputs: torch.Tensor
+    ticket_ids: torch.Tensor
+    confidence: torch.Tensor
+    labels: torch.Tensor
+
+
+class TicketBank:
+    """An ordered, append-only collection of tickets over one frozen backbone.
+
+    Args:
+        backbone: shared by all tickets; never changed.
+        task: builds heads and decides labels.
+        router: chooses a ticket for each input; may be set later.
+        cache_bytes: budget for tickets' materialised weights, least recently used out first.
+
+    Example:
+        >>> from rtl_continual.backbones import build_backbone
+        >>> from rtl_continual.tasks import Classification
+        >>> bank = TicketBank(build_backbone("glyphnet", weights="random:0"), Classification(10))
+        >>> len(bank)
+        0
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        task: BuildsHeads,
+        router: RoutesFeatures | None = None,
+        *,
+        cache_bytes: int = 256 * 2**20,
+    ) -> None:
+        self.backbone = backbone
+        self.task = task
+        self.router = router
+        self.cache_bytes = cache_bytes
+        self.layout = MaskLayout.of(backbone.body)
+        self.norm_names = norm_state_names(backbone.body)
+        self._head = task.build_head(backbone.feature_dim).requires_grad_(False)
+        self._weights = {n: p.detach() for n, p in backbone.body.named_parameters() if n in self.layout.shapes}
+        self._tickets: list[Ticket] = []
+        self._cache: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def __getitem__(self, ticket_id: int) -> Ticket:
+        if not 0 <= ticket_id < len(self._tickets):
+            raise BankError(f"no ticket {ticket_id}; the bank has {len(self._tickets)}")
+        return self._tickets[ticket_id]
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return iter(self._tickets)
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """All tickets, in the order of their ids."""
+        return tuple(self._tickets)
+
+    def append(self, ticket: Ticket) -> None:
+        """Commit a ticket.
+
+        Raises:
+            BankError: if its id is not the next one, its name is taken, or it does not fit the
+                backbone and task.
+        """
+        if ticket.id != len(self):
+            raise BankError(f"the next ticket's id is {len(self)}, got {ticket.id}")
+        if any(ticket.name == other.name for other in self):
+            raise BankError(f"a ticket named '{ticket.name}' is already in the bank")
+        if dict(ticket.mask.layout.shapes) != dict(self.layout.shapes):
+            raise BankError(f"ticket '{ticket.name}' masks another body than this backbone's")
+        if set(ticket.norm) != set(self.norm_names):
+            raise BankError(f"ticket '{ticket.name}' has norm state of another body")
+        wanted = {k: v.shape for k, v in self._head.state_dict().items()}
+        if {k: v.shape for k, v in ticket.head.items()} != wanted:
+            raise BankError(f"ticket '{ticket.name}' has a head of another task")
+        self._tickets.append(ticket)
+
+    def effective_parameters(self, ticket_id: int) -> dict[str, torch.Tensor]:
+        """The body's weights and norm state, and the head's, as one ticket sees them.
+
+        Keys are ``body.<name>`` and ``head.<name>``. Kept in the cache; do not write to them.
+        """
+        if ticket_id in self._cache:
+            self._cache.move_to_end(ticket_id)
+            return self._cache[ticket_id]
+        ticket = self[ticket_id]
+        device = self.backbone.mean.device
+        values = {
+            f"body.{name}": weight * ticket.mask.layer(name).to(device)
+            for name, weight in self._weights.items()
+        }
+        values |= {f"body.{name}": t.to(device) for name, t in ticket.norm.items()}
+        values |= {f"head.{name}": t.to(device) for name, t in ticket.head.items()}
+        self._cache[ticket_id] = values
+        while len(self._cache) > 1 and self._cached_bytes() > self.cache_bytes:
+            self._cache.popitem(last=False)
+        return values
+
+    def _cached_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for v in self._cache.values() for t in v.values())
+
+    def run_ticket(self, ticket_id: int, activation: torch.Tensor) -> torch.Tensor:
+        """Outputs ``[batch, classes]`` of one ticket on trunk activations."""
+        values = self.effective_parameters(ticket_id)
+        body = {name[5:]: t for name, t in values.items() if name.startswith("body.")}
+        head = {name[5:]: t for name, t in values.items() if name.startswith("head.")}
+        features = functional_call(self.backbone.body, body, (activation,))
+        return functional_call(self._head, head, (features,))
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        images: torch.Tensor,
+        *,
+        ticket_ids: torch.Tensor | Sequence[int] | int | None = None,
+        batch_size: int = 256,
+    ) -> Prediction:
+        """Route each image and run it through its ticket: one trunk pass, grouped by ticket.
+
+        Args:
+            images: ``[batch, channels, height, width]``, ``uint8`` or floating point in 0..1.
+            ticket_ids: use these tickets instead of the router's (one for all, or one each).
+            batch_size: images per trunk pass.
+
+        Raises:
+            BankError: on an empty bank, a bank without router, or an unknown ticket.
+            DataError: if the images are not what the backbone takes.
+        """
+        if not len(self):
+            raise BankError("the bank is empty: add a ticket before predicting")
+        self.backbone.check_images(images)
+        given = None
+        if ticket_ids is not None:
+            given = torch.as_tensor(ticket_ids, dtype=torch.int64).expand(len(images))
+        elif self.router is None:
+            raise BankError("the bank has no router: set one, or name the tickets to use")
+        device = self.backbone.mean.device
+        parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = [
+            self._predict_batch(
+                images[start : start + batch_size].to(device),
+                None if given is None else given[start : start + batch_size],
+            )
+            for start in range(0, max(len(images), 1), batch_size)
+        ]
+        outputs, ids, confidence = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+        labels = torch.where(ids < 0, -1, self.task.decide(outputs.nan_to_num()))
+        return Prediction(outputs, ids, confidence, labels)
+
+    def _predict_batch(
+        self, images: torch.Tensor, given: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        activation, features = self.backbone.run_trunk(images)
+        outputs = torch.full((len(images), self.task.num_outputs), torch.nan, device=images.device)
+        if given is not None:
+            ids, weights = given[:, None], torch.ones(len(images), 1)
+            confidence = torch.ones(len(images))
+        else:
+            ids, weights, confidence = self.router.route(features)  # type: ignore[union-attr]
+        ids = ids.cpu()
+        if ids.shape[1] == 1:
+            for ticket_id in np.unique(ids[:, 0].numpy()).tolist():
+                if ticket_id < 0:
+                    continue
+                rows = torch.nonzero(ids[:, 0] == ticket_id).flatten()
+                if len(rows) == len(images):
+                    outputs = self.run_ticket(ticket_id, activation)
+                else:
+                    rows = rows.to(images.device)
+                    outputs[rows] = self.run_ticket(ticket_id, activation[rows])
+            return outputs, ids[:, 0], confidence
+        return self._mix(outputs, activation, ids, weights), ids[:, 0], confidence
+
+    def _mix(
+        self, outputs: torch.Tensor, activation: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Weighted mean of the chosen tickets' probabilities, as log-probabilities."""
+        mixed = torch.zeros_like(outputs)
+        for ticket_id in np.unique(ids.numpy()).tolist():
+            if ticket_id < 0:
+                continue
+            rows, place = torch.nonzero(ids == ticket_id, as_tuple=True)
+            rows = rows.to(outputs.device)
+            probabilities = self.run_ticket(ticket_id, activation[rows]).softmax(dim=1)
+            share = weights[rows.cpu(), place].to(outputs)[:, None]
+            mixed.index_add_(0, rows, probabilities * share)
+        mixed = mixed.log()
+        mixed[(ids[:, 0] < 0).to(outputs.device)] = torch.nan
+        return mixed
+
+    def similarity(self, *, corrected: bool = False) -> np.ndarray:
+        """Pairwise mask overlap ``[tickets, tickets]`` (Jaccard; optionally beyond chance)."""
+        return similarity_matrix([t.mask for t in self], corrected=corrected)
+
+    def union_mask(self) -> Mask:
+        """The body weights that at least one ticket keeps."""
+        return union([t.mask for t in self])
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Where the bank's parameters lie.
+
+        ``trunk`` and ``body`` are dense; ``union`` is the body weights at least one ticket keeps;
+        ``norm`` and ``heads`` are summed over tickets (running statistics count); ``body_other``
+        is what is neither masked nor a norm (biases of convolutions and linear layers).
+        """
+
+        def count(tensors: Mapping[str, torch.Tensor]) -> int:
+            return sum(t.numel() for t in tensors.values() if t.is_floating_point())
+
+        body = self.backbone.body.state_dict()
+        norm = {k: v for k, v in body.items() if k in self.norm_names}
+        return {
+            "trunk": count(self.backbone.trunk.state_dict()),
+            "body": count(body),
+            "body_other": count(body) - self.layout.total - count(norm),
+            "union": self.union_mask().kept if len(self) else 0,
+            "norm": sum(count(t.norm) for t in self),
+            "heads": sum(count(t.head) for t in self),
+        }
