@@ -173,9 +173,7 @@ def pretrain(
             total += loss.item()
         model.eval()
         with torch.inference_mode():
-            guesses = [
-                model(normalise(part)).argmax(1) for part in images[train:].split(256)
-            ]
+            guesses = [model(normalise(part)).argmax(1) for part in images[train:].split(256)]
         accuracy = (torch.cat(guesses) == targets[train:]).float().mean().item()
         seconds = time.perf_counter() - started
         print(

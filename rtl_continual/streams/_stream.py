@@ -92,7 +92,9 @@ class ArraySet(ImageSet):
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ArraySet:
         index = np.asarray(indices, dtype=np.int64)
-        return ArraySet(self.images[torch.from_numpy(index)], self.targets[index], self.domains[index])
+        return ArraySet(
+            self.images[torch.from_numpy(index)], self.targets[index], self.domains[index]
+        )
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ class Stream:
 
     def __post_init__(self) -> None:
         if list(self.tests) != list(self.domains):
-            raise DataError(f"test sets {list(self.tests)} do not match domains {list(self.domains)}")
+            raise DataError(
+                f"test sets {list(self.tests)} do not match domains {list(self.domains)}"
+            )
         seen: set[int] = set()
         for experience in self.experiences:
             if len(experience.train) == 0:
@@ -143,7 +147,9 @@ class Stream:
         for domain, part in self.tests.items():
             late = sorted(set(np.unique(part.targets).tolist()) - seen)
             if late:
-                names = ", ".join(self.classes[i] if i < len(self.classes) else str(i) for i in late)
+                names = ", ".join(
+                    self.classes[i] if i < len(self.classes) else str(i) for i in late
+                )
                 raise DataError(
                     f"test set '{domain}' of stream '{self.name}' has classes that no training "
                     f"experience has: {names}"
