@@ -1,0 +1,1 @@
+"""Runs: a scenario file in, results, metrics and a report out."""

@@ -1,0 +1,47 @@
+"""Options of ticket training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["TicketConfig"]
+
+
+class TicketConfig(BaseModel):
+    """How a ticket is learned; the ``tickets`` section of a scenario."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sparsity: float = Field(0.9, ge=0, lt=1, description="fraction of the body's weights to drop")
+    epochs: int = Field(15, ge=1, description="passes over the ticket's data")
+    batch_size: int = Field(64, ge=2, description="images per step")
+    score_lr: float = Field(0.01, gt=0, description="Adam's rate for the mask scores")
+    norm_lr: float = Field(0.003, gt=0, description="Adam's rate for the norm affine parameters")
+    head_lr: float = Field(0.003, gt=0, description="Adam's rate for the head")
+    ramp: float = Field(0.6, gt=0, le=1, description="fraction of steps during which sparsity rises")
+    binarise_every: int = Field(5, ge=1, description="steps between two recomputations of the mask")
+    layer_floor: float = Field(
+        0.1, ge=0, lt=1, description="each layer keeps at least this share of the mean density"
+    )
+    start: Literal["cold", "nearest", "core"] = Field(
+        "nearest",
+        description="cold: magnitude scores, fresh head; nearest: mask, norm and head of the ticket "
+        "that fits the new data best; core: weights that many tickets share, and the nearest's norm and head",
+    )
+    start_strength: float = Field(
+        0.5, ge=0, le=1, description="weight of known masks against magnitude in the initial scores"
+    )
+    start_gap: float = Field(
+        0.3, ge=0, le=1, description="a warm ticket's sparsity starts this far below its target"
+    )
+    sparsity_weight: float = Field(
+        0.0, ge=0, description="weight of the sparsity regulariser (mean of the scores' sigmoids)"
+    )
+    gate_weight: float = Field(1.0, ge=0, description="weight of the gate's loss in joint training")
+    mixture_components: int = Field(2, ge=1, description="Gaussians that summarise router features")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
+    cache_bytes: int = Field(
+        2 * 2**30, ge=0, description="keep the data's trunk activations in memory up to this size"
+    )

@@ -1,0 +1,159 @@
+"""Learning a ticket from a data set, without Avalanche."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+
+from rtl_continual.errors import DataError
+from rtl_continual.routing import FeatureMixture, FlatRouter
+from rtl_continual.streams import ImageSet
+from rtl_continual.tickets import Ticket, TicketBank, TicketInfo
+from rtl_continual.training._config import TicketConfig
+from rtl_continual.training._learner import TicketLearner
+
+__all__ = ["TrunkCache", "choose_parent", "commit_ticket", "epoch_batches", "learn_ticket"]
+
+
+class TrunkCache:
+    """The trunk's outputs for a data set: computed once, kept if they fit.
+
+    Args:
+        bank: whose backbone to run.
+        data: images and targets.
+        budget: bytes of activations to keep; above it batches run the trunk again.
+
+    Raises:
+        DataError: if the data set is empty.
+    """
+
+    def __init__(self, bank: TicketBank, data: ImageSet, budget: int) -> None:
+        if len(data) == 0:
+            raise DataError("cannot learn from an empty data set")
+        self.backbone = bank.backbone
+        self.data = data
+        self.targets = torch.as_tensor(data.targets)
+        kept, features = [], []
+        self.activations: torch.Tensor | None = None
+        with torch.no_grad():
+            for start in range(0, len(data), 256):
+                images, _ = data.batch(range(start, min(start + 256, len(data))))
+                out = self.backbone.run_trunk(images.to(self.backbone.mean.device))
+                features.append(out.router_features)
+                per_image = out.activation[0].numel() * out.activation.element_size()
+                if per_image * len(data) <= budget:
+                    kept.append(out.activation)
+        self.features = torch.cat(features)
+        if kept:
+            self.activations = torch.cat(kept)
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Activations, router features and targets of a batch."""
+        targets = self.targets[index].to(self.features.device)
+        features = self.features[index]
+        if self.activations is not None:
+            return self.activations[index], features, targets
+        with torch.no_grad():
+            images, _ = self.data.batch(index.tolist())
+            activation = self.backbone.run_trunk(images.to(self.backbone.mean.device)).activation
+        return activation, features, targets
+
+
+def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[torch.Tensor]:
+    """Shuffled batches of indices; a last batch of one sample joins the one before it.
+
+    Batch norm cannot learn from a single sample, and dropping samples would make results depend
+    on the batch size.
+    """
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    order = torch.randperm(count, generator=generator)
+    batches = list(order.split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    yield from batches
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """How many batches :func:`epoch_batches` gives."""
+    batches = -(-count // batch_size)
+    return batches - 1 if batches > 1 and count % batch_size == 1 else batches
+
+
+@torch.no_grad()
+def choose_parent(bank: TicketBank, cache: TrunkCache, *, limit: int = 512) -> Ticket | None:
+    """The ticket whose outputs fit the new data best (lowest task loss), or ``None`` without one.
+
+    Args:
+        bank: the tickets to choose from.
+        cache: the new data.
+        limit: judge on at most so many samples, evenly spread.
+    """
+    if not len(bank):
+        return None
+    count = len(cache.targets)
+    index = torch.linspace(0, count - 1, min(limit, count)).round().long().unique()
+    activation, _, targets = cache.batch(index)
+    losses = [float(bank.task.loss(bank.run_ticket(t.id, activation), targets)) for t in bank]
+    return bank[min(range(len(bank)), key=losses.__getitem__)]
+
+
+def learn_ticket(
+    bank: TicketBank,
+    data: ImageSet,
+    config: TicketConfig,
+    *,
+    info: TicketInfo,
+    seed: int,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> tuple[Ticket, TicketLearner]:
+    """Learn a ticket for ``data``. The bank is not changed; :func:`commit_ticket` does that.
+
+    Args:
+        bank: the bank the ticket will join.
+        data: what the ticket will serve.
+        config: options.
+        info: name, cluster and provenance; the rest is filled in.
+        seed: of everything random here.
+        on_epoch: called after each epoch with ``epoch``, ``loss`` and ``sparsity``.
+
+    Raises:
+        DataError: if the data set is empty or training diverges.
+    """
+    cache = TrunkCache(bank, data, config.cache_bytes)
+    parent = None if config.start == "cold" else choose_parent(bank, cache)
+    steps = steps_per_epoch(len(data), config.batch_size) * config.epochs
+    learner = TicketLearner(
+        bank, config, total_steps=steps, seed=seed, parent=parent, features=cache.features
+    )
+    for epoch in range(config.epochs):
+        total = torch.zeros(())
+        for index in epoch_batches(len(data), config.batch_size, seed, epoch):
+            activation, features, targets = cache.batch(index)
+            loss, _ = learner.step(activation, targets, features)
+            total += loss.cpu() * len(index)
+        if on_epoch is not None:
+            on_epoch(
+                {"epoch": epoch, "loss": float(total) / len(data), "sparsity": learner.sparsity}
+            )
+    info = replace(
+        info,
+        parent=None if parent is None else parent.id,
+        sparsity_target=learner.target,
+        samples=len(data),
+    )
+    return learner.finish(cache.features, info, seed=seed), learner
+
+
+def commit_ticket(bank: TicketBank, ticket: Ticket, learner: TicketLearner | None = None) -> None:
+    """Append a ticket and teach it to the router."""
+    bank.append(ticket)
+    router = bank.router
+    if router is None:
+        return
+    mixture = FeatureMixture(ticket.statistics)
+    if isinstance(router, FlatRouter) and learner is not None and learner.gate is not None:
+        router.add_trained(mixture, learner.gate)
+    else:
+        router.add(mixture)

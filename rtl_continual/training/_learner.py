@@ -1,0 +1,196 @@
+"""The one step by which every ticket is learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from rtl_continual.errors import DataError
+from rtl_continual.routing import FeatureMixture, FlatRouter
+from rtl_continual.tickets import (
+    MaskScores,
+    Ticket,
+    TicketBank,
+    TicketInfo,
+    cubic_sparsity,
+    magnitude_scores,
+)
+from rtl_continual.training._config import TicketConfig
+
+__all__ = ["TicketLearner"]
+
+
+class TicketLearner:
+    """A ticket while it is being learned.
+
+    Bank training and the Avalanche strategy both drive this class, in this order for each batch:
+    :meth:`forward`, :meth:`loss`, :meth:`update`; then once :meth:`finish`. The backbone and the
+    bank are read, never written.
+
+    Args:
+        bank: the bank the ticket will join.
+        config: options.
+        total_steps: updates planned; the sparsity schedule and the rates' decay span them.
+        seed: of the fresh head.
+        parent: the ticket to start from, or ``None`` for a cold start.
+        features: router features ``[samples, features]`` of the data, for the gate's scaling.
+    """
+
+    def __init__(
+        self,
+        bank: TicketBank,
+        config: TicketConfig,
+        *,
+        total_steps: int,
+        seed: int,
+        parent: Ticket | None = None,
+        features: torch.Tensor | None = None,
+    ) -> None:
+        self.bank = bank
+        self.config = config
+        self.total_steps = total_steps
+        self.parent = parent
+        self.steps_done = 0
+        body = bank.backbone.body
+        device = bank.backbone.mean.device
+        weights = bank.layout.flatten(dict(body.named_parameters())).detach()
+        self.scores = MaskScores(
+            bank.layout, weights, self._initial_scores(weights), floor=config.layer_floor
+        )
+        state = body.state_dict() if parent is None else parent.norm
+        self.norm = {name: state[name].detach().clone().to(device) for name in bank.norm_names}
+        parameter_names = {name for name, _ in body.named_parameters()}
+        self._affine = [t for name, t in self.norm.items() if name in parameter_names]
+        for tensor in self._affine:
+            tensor.requires_grad_()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head = bank.task.build_head(bank.backbone.feature_dim).to(device)
+        if parent is not None:
+            self.head.load_state_dict(dict(parent.head))
+        self.gate = None
+        if isinstance(bank.router, FlatRouter) and features is not None and config.gate_weight > 0:
+            self.gate = bank.router.gate_learner(features)
+        self.optimizer = torch.optim.Adam(self.parameter_groups())
+        self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.start_sparsity = 0.0 if parent is None else max(0.0, config.sparsity - config.start_gap)
+        self.target = config.sparsity
+        self.scores.binarise(self.start_sparsity)
+
+    def _initial_scores(self, weights: torch.Tensor) -> torch.Tensor:
+        scores = magnitude_scores(self.bank.layout, weights)
+        if self.parent is None:
+            return scores
+        if self.config.start == "core":
+            known = torch.stack([t.mask.to_flat().float() for t in self.bank]).mean(dim=0)
+        else:
+            known = self.parent.mask.to_flat().float()
+        share = self.config.start_strength
+        return (1 - share) * scores + share * known.to(scores)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What an optimizer updates, with each kind's own rate."""
+        groups = [
+            {"params": [self.scores.scores], "lr": self.config.score_lr},
+            {"params": self._affine, "lr": self.config.norm_lr},
+            {"params": list(self.head.parameters()), "lr": self.config.head_lr},
+        ]
+        if self.gate is not None:
+            groups.append({"params": self.gate.parameters(), "lr": 0.01})
+        return groups
+
+    def forward(self, activation: torch.Tensor, *, training: bool = True) -> torch.Tensor:
+        """Outputs ``[batch, classes]`` of the ticket as it stands, on trunk activations."""
+        values = {**self.scores.effective(), **self.norm}
+        with _mode(self.bank.backbone.body, training):
+            features = functional_call(self.bank.backbone.body, values, (activation,))
+        return self.head(features)
+
+    def loss(
+        self, outputs: torch.Tensor, targets: torch.Tensor, features: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Task loss, plus the gate's and the sparsity regulariser where they are on.
+
+        Args:
+            outputs: of :meth:`forward`.
+            targets: labels ``[batch]``.
+            features: the batch's router features, for the gate.
+        """
+        total = self.bank.task.loss(outputs, targets)
+        if self.gate is not None and features is not None:
+            total = total + self.config.gate_weight * self.gate.loss(features)
+        if self.config.sparsity_weight:
+            total = total + self.config.sparsity_weight * self.scores.scores.sigmoid().mean()
+        return total
+
+    def update(self) -> None:
+        """One optimizer step on the gradients at hand; every few steps a new mask."""
+        decay = 0.5 * (1 + math.cos(math.pi * self.steps_done / self.total_steps))
+        for group, base in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
+            group["lr"] = base * decay
+        self.optimizer.step()
+        self.steps_done += 1
+        if self.steps_done % self.config.binarise_every == 0 or self.steps_done == self.total_steps:
+            self.scores.binarise(self.sparsity)
+
+    def step(
+        self, activation: torch.Tensor, targets: torch.Tensor, features: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward, loss, backward, update; returns detached loss and outputs."""
+        self.optimizer.zero_grad()
+        outputs = self.forward(activation)
+        loss = self.loss(outputs, targets, features)
+        loss.backward()
+        self.update()
+        return loss.detach(), outputs.detach()
+
+    @property
+    def sparsity(self) -> float:
+        """The schedule's sparsity now."""
+        return cubic_sparsity(
+            self.steps_done, self.total_steps, self.start_sparsity, self.target, self.config.ramp
+        )
+
+    def finish(self, features: torch.Tensor, info: TicketInfo, *, seed: int) -> Ticket:
+        """The ticket, ready for the bank.
+
+        Args:
+            features: router features of all its training data ``[samples, features]``.
+            info: what is known about it.
+            seed: of the feature mixture's initial assignment.
+
+        Raises:
+            DataError: if training has made a value that is not finite.
+        """
+        tensors = {**self.norm, **self.head.state_dict()}
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise DataError(f"ticket '{info.name}' diverged: '{name}' is not finite; lower the rates")
+        mixture = FeatureMixture.fit(
+            features, components=self.config.mixture_components, seed=seed
+        )
+        return Ticket(
+            id=len(self.bank),
+            mask=self.scores.mask(),
+            norm=self.norm,
+            head=self.head.state_dict(),
+            statistics=mixture.tensors(),
+            info=info,
+        )
+
+
+@contextmanager
+def _mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Batch norm reads its mode off the module, so it is set for the call and put back."""
+    module.train(training)
+    try:
+        yield
+    finally:
+        module.train(False)
