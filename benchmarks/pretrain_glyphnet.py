@@ -167,13 +167,15 @@ def pretrain(
             inputs = normalise(augment(images[index], generator))
             loss = nn.functional.cross_entropy(model(inputs), targets[index], label_smoothing=0.05)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             total += loss.item()
         model.eval()
         with torch.inference_mode():
-            guesses = [model(normalise(part)).argmax(1) for part in images[train:].split(256)]
+            guesses = [
+                model(normalise(part)).argmax(1) for part in torch.split(images[train:], 256)
+            ]
         accuracy = (torch.cat(guesses) == targets[train:]).float().mean().item()
         seconds = time.perf_counter() - started
         print(
@@ -197,7 +199,7 @@ def probe(network: nn.Sequential, part: str) -> dict[str, float]:
 
     @torch.inference_mode()
     def features(images: torch.Tensor) -> np.ndarray:
-        return torch.cat([network(normalise(chunk)) for chunk in images.split(256)]).numpy()
+        return torch.cat([network(normalise(chunk)) for chunk in torch.split(images, 256)]).numpy()
 
     scores = {}
     for experience in stream.experiences:

@@ -36,7 +36,7 @@ def content_hash(arrays: Mapping[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name}|{array.dtype.str}|{list(array.shape)}|".encode())
-        digest.update(array)
+        digest.update(array.data)
     return digest.hexdigest()
 
 
@@ -71,7 +71,7 @@ def cached_arrays(
 
 
 def _load(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     expected = str(arrays.pop(HASH_KEY))
     found = content_hash(arrays)

@@ -37,17 +37,20 @@ def take_counts(available: np.ndarray, weights: np.ndarray, cap: int | None) -> 
         and what is available.
     """
     if cap is None and np.all(weights == 1):
-        return available.astype(np.int64)
+        return np.asarray(available, dtype=np.int64)
     level = float((available / weights).min())
     if cap is not None:
         level = min(level, cap / float(weights.sum()))
     exact = np.minimum(level * weights, available)
-    counts = np.maximum(np.floor(exact + 1e-9), 1).astype(np.int64)
+    counts = np.array(np.maximum(np.floor(exact + 1e-9), 1), dtype=np.int64)
     if cap is not None:
         # Rounding down leaves a few places; the largest remainders get them.
         for target in np.argsort(counts - exact, kind="stable"):
             if counts.sum() < min(cap, round(float(exact.sum()))):
                 counts[target] += counts[target] < available[target]
+        # Rounding rare classes up to one image may take too many.
+        while counts.sum() > cap:
+            counts[counts.argmax()] -= 1
     return counts
 
 
@@ -71,4 +74,4 @@ def arrival_times(
     times = experience + rng.permutation((np.arange(count) + 0.5) / max(count, 1))
     if blur > 0:
         times = times + rng.uniform(-blur, blur, count)
-    return np.clip(times, 0.0, np.nextafter(experiences, 0))
+    return np.asarray(np.clip(times, 0.0, np.nextafter(experiences, 0)))

@@ -169,7 +169,7 @@ def contour(field: np.ndarray, level: float, width: float) -> np.ndarray:
     """
     down, right = np.gradient(field)
     distance = np.abs(field - level) / (np.hypot(down, right) + 1e-3)
-    return np.clip(width + 0.5 - distance, 0.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(width + 0.5 - distance, 0.0, 1.0), dtype=np.float32)
 
 
 def random_colour(rng: np.random.Generator, low: int = 0, high: int = 256) -> np.ndarray:
@@ -189,12 +189,12 @@ def contrasting_colour(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarr
 def paint_over(canvas: np.ndarray, coverage: np.ndarray, colour: np.ndarray | float) -> np.ndarray:
     """Paint ``colour`` where there is ``coverage``; canvas is ``[32, 32, 3]``, 0..255."""
     alpha = coverage[..., None]
-    return canvas * (1 - alpha) + colour * alpha
+    return np.asarray(canvas * (1 - alpha) + colour * alpha)
 
 
 def blend_difference(patch: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     """Absolute difference of a photo and white ink, as in MNIST-M (Ganin et al., 2016)."""
-    return np.abs(patch - 255 * coverage[..., None])
+    return np.asarray(np.abs(patch - 255 * coverage[..., None]))
 
 
 class PhotoPatches:
@@ -216,7 +216,7 @@ class PhotoPatches:
                 for column in range(columns):
                     top, left = row * self.TILE, column * self.TILE
                     tile = Image.fromarray(photo[top : top + self.TILE, left : left + self.TILE])
-                    self._tiles[(row + 2 * column) % 4 == 0].append(tile)
+                    self._tiles[(2 * row + column) % 4 == 0].append(tile)
 
     def draw(
         self, rng: np.random.Generator, *, held_out: bool, zoom: float = 2.0, blur: float = 0.0

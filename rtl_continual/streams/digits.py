@@ -55,28 +55,33 @@ class DigitsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["digits"] = Field("digits", description="The stream's name.")
+    name: Literal["digits"] = Field(default="digits", description="The stream's name.")
     seed: int = Field(
-        0, ge=0, description="Seed of rendering, of the split and of the order within experiences."
+        default=0,
+        ge=0,
+        description="Seed of rendering, of the split and of the order within experiences.",
     )
     domains: tuple[str, ...] = Field(
-        DOMAINS, min_length=1, description="Domains in the order in which they arrive."
+        default=DOMAINS, min_length=1, description="Domains in the order in which they arrive."
     )
     images_per_domain: int | None = Field(
-        None,
+        default=None,
         ge=len(CLASSES),
         description="At most this many training images per domain; none means all (about 1,150).",
     )
     test_images_per_domain: int | None = Field(
-        None,
+        default=None,
         ge=len(CLASSES),
         description="At most this many test images per domain; none means all (about 450).",
     )
     validation_fraction: float = Field(
-        0.15, gt=0, le=0.5, description="Fraction of the training sources kept for validation."
+        default=0.15,
+        gt=0,
+        le=0.5,
+        description="Fraction of the training sources kept for validation.",
     )
     imbalance: float = Field(
-        1.0,
+        default=1.0,
         ge=1,
         le=1000,
         description=(
@@ -85,10 +90,12 @@ class DigitsConfig(BaseModel):
         ),
     )
     mix: int = Field(
-        1, ge=1, description="How many neighbouring domains are shuffled into one experience."
+        default=1,
+        ge=1,
+        description="How many neighbouring domains are shuffled into one experience.",
     )
     blur: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         le=1,
         description=(
@@ -97,7 +104,7 @@ class DigitsConfig(BaseModel):
         ),
     )
     distractors: int = Field(
-        2, ge=0, le=6, description="Neighbouring digits in a street image; more is harder."
+        default=2, ge=0, le=6, description="Neighbouring digits in a street image; more is harder."
     )
 
     @field_validator("domains")
