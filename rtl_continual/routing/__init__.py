@@ -1,7 +1,18 @@
 """Routers: which ticket serves which input."""
 
 from rtl_continual.routing._mixture import FeatureMixture
+from rtl_continual.routing._registry import build_router, router_config_class, router_names
 from rtl_continual.routing._router import UNKNOWN, Router, Routing
 from rtl_continual.routing.flat import FlatRouter, FlatRouterConfig
 
-__all__ = ["UNKNOWN", "FeatureMixture", "FlatRouter", "FlatRouterConfig", "Router", "Routing"]
+__all__ = [
+    "UNKNOWN",
+    "FeatureMixture",
+    "FlatRouter",
+    "FlatRouterConfig",
+    "Router",
+    "Routing",
+    "build_router",
+    "router_config_class",
+    "router_names",
+]
