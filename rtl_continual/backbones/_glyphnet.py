@@ -78,6 +78,7 @@ GLYPHNET = Architecture(
     default_split="block1",
     head=None,
     input_spec=InputSpec(size=(32, 32)),
-    feature_dim=lambda width: 4 * width,
+    feature_dim=4,
     build=_build,
+    has_width=True,
 )

@@ -1,0 +1,153 @@
+"""Backbones by name."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from rtl_continual.backbones._architecture import Architecture, resolve_stage
+from rtl_continual.backbones._backbone import Backbone, InputSpec
+from rtl_continual.backbones._config import BackboneConfig
+from rtl_continual.backbones._glyphnet import GLYPHNET
+from rtl_continual.backbones._torchvision import TORCHVISION, torchvision_weights
+from rtl_continual.backbones._weights import (
+    BUILT_IN,
+    load_weights,
+    parse_seed,
+    read_weights,
+    seeded,
+)
+from rtl_continual.errors import RTLError, unknown_name
+
+__all__ = ["backbone_names", "build_backbone", "split_names"]
+
+_DEFAULT = BackboneConfig()
+_ARCHITECTURES = {"glyphnet": GLYPHNET, **TORCHVISION}
+
+
+def backbone_names() -> tuple[str, ...]:
+    """The names of all architectures, sorted."""
+    return tuple(sorted(_ARCHITECTURES))
+
+
+def split_names(name: str) -> tuple[str, ...]:
+    """The stages after which an architecture can be split, in order.
+
+    Raises:
+        RTLError: if there is no such architecture.
+
+    Example:
+        >>> split_names("glyphnet")
+        ('stem', 'block1', 'block2')
+    """
+    architecture = _architecture(name)
+    with torch.device("meta"):
+        _, take_apart = architecture.build(None, _DEFAULT.width)
+    return _splits(take_apart())
+
+
+def build_backbone(config: BackboneConfig | str, **overrides: Any) -> Backbone:
+    """Build a named network, load its weights, and split it.
+
+    Args:
+        config: options, or the architecture's name.
+        **overrides: fields of :class:`BackboneConfig` to set otherwise.
+
+    Raises:
+        RTLError: if an option, a split, a tap or the weights do not fit.
+
+    Example:
+        >>> backbone = build_backbone("glyphnet", weights="random:0", split="stem")
+        >>> backbone.split, backbone.feature_dim, backbone.router_feature_dim
+        ('stem', 96, 48)
+    """
+    config = _merge(config, overrides)
+    architecture = _architecture(config.name)
+    if config.width != _DEFAULT.width and not architecture.has_width:
+        raise RTLError(f"backbone '{config.name}' has no width to set")
+    seed = parse_seed(config.weights)
+    state, spec = (None, architecture.input_spec) if seed is not None else _read(architecture, config)
+    if config.input_size is not None:
+        spec = replace(spec, size=(config.input_size, config.input_size))
+    with seeded(seed):
+        network, take_apart = architecture.build(spec.size and spec.size[0], config.width)
+    if state is not None:
+        source = f"weights '{config.weights}' of backbone '{config.name}'"
+        load_weights(network, state, source=source, head=architecture.head)
+    stages = take_apart()
+    split = resolve_stage("split", config.split or architecture.default_split, _splits(stages))
+    names = list(stages)
+    cut = names.index(split) + 1
+    taps = config.taps
+    if taps is not None:
+        taps = tuple(resolve_stage("tap", tap, names[:cut]) for tap in taps)
+    return Backbone(
+        config.name,
+        nn.Sequential(OrderedDict((name, stages[name]) for name in names[:cut])),
+        nn.Sequential(OrderedDict((name, stages[name]) for name in names[cut:])),
+        feature_dim=architecture.feature_dim * (config.width if architecture.has_width else 1),
+        input_spec=spec,
+        split=split,
+        weights=config.weights,
+        taps=taps,
+    )
+
+
+def _merge(config: BackboneConfig | str, overrides: dict[str, Any]) -> BackboneConfig:
+    fields = {"name": config} if isinstance(config, str) else config.model_dump()
+    try:
+        return BackboneConfig.model_validate({**fields, **overrides})
+    except ValidationError as error:
+        problems = [
+            f"backbone.{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
+            for e in error.errors()
+        ]
+        raise RTLError("\n".join(problems)) from error
+
+
+def _architecture(name: str) -> Architecture:
+    if name not in _ARCHITECTURES:
+        raise RTLError(unknown_name("backbone", name, _ARCHITECTURES))
+    return _ARCHITECTURES[name]
+
+
+def _splits(stages: OrderedDict[str, nn.Module]) -> tuple[str, ...]:
+    """All stages but the last that has weights to mask, and what follows it."""
+    weighty = [
+        i for i, stage in enumerate(stages.values()) if any(p.ndim >= 2 for p in stage.parameters())
+    ]
+    return tuple(stages)[: weighty[-1]]
+
+
+def _read(
+    architecture: Architecture, config: BackboneConfig
+) -> tuple[dict[str, torch.Tensor], InputSpec]:
+    """Weights that are not random, and what images they were trained on."""
+    weights = config.weights
+    if weights.startswith("torchvision:"):
+        state, spec = torchvision_weights(config.name, weights)
+        if architecture.fixed_size and spec.size != ((config.input_size or spec.size[0]),) * 2:
+            raise RTLError(
+                f"weights '{weights}' of backbone '{config.name}' take images of {spec.size[0]} "
+                f"pixels alone, got input_size {config.input_size}"
+            )
+        return state, spec
+    if weights != "built-in":
+        return read_weights(Path(weights).expanduser()), architecture.input_spec
+    if config.name not in BUILT_IN:
+        raise RTLError(
+            f"backbone '{config.name}' has no built-in weights; give torchvision:<enum>, "
+            "random:<seed> or a file"
+        )
+    if config.width != _DEFAULT.width:
+        raise RTLError(
+            f"the built-in weights of '{config.name}' have width {_DEFAULT.width}, not "
+            f"{config.width}; give random:<seed> or a file"
+        )
+    return read_weights(BUILT_IN[config.name]), architecture.input_spec

@@ -1,0 +1,34 @@
+"""Options of a backbone."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["BackboneConfig"]
+
+
+class BackboneConfig(BaseModel):
+    """Which network, cut where, with which weights; the ``backbone`` section of a scenario."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("glyphnet", description="the architecture, one of backbone_names()")
+    weights: str = Field(
+        "built-in",
+        description="built-in (glyphnet alone), torchvision:<enum>, random:<seed>, "
+        "or the path of a .safetensors, .pt or .pth file",
+    )
+    split: str | None = Field(
+        None, description="last stage of the trunk; null takes the architecture's default"
+    )
+    taps: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="trunk stages whose statistics the router reads; null reads the last one",
+    )
+    width: int = Field(24, ge=1, description="channels of glyphnet's stem; for glyphnet alone")
+    input_size: int | None = Field(
+        None,
+        ge=1,
+        description="height and width of the images in pixels; null takes the architecture's own",
+    )
