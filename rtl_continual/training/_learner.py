@@ -66,10 +66,9 @@ class TicketLearner:
         )
         state = body.state_dict() if parent is None else parent.norm
         self.norm = {name: state[name].detach().clone().to(device) for name in bank.norm_names}
-        parameter_names = {name for name, _ in body.named_parameters()}
-        self._affine = [t for name, t in self.norm.items() if name in parameter_names]
-        for tensor in self._affine:
-            tensor.requires_grad_()
+        for name in dict(body.named_parameters()).keys() & self.norm.keys():
+            self.norm[name] = nn.Parameter(self.norm[name])
+        self._affine = [t for t in self.norm.values() if isinstance(t, nn.Parameter)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.head = bank.task.build_head(bank.backbone.feature_dim).to(device)
@@ -80,6 +79,7 @@ class TicketLearner:
             self.gate = bank.router.gate_learner(features)
         self.optimizer = torch.optim.Adam(self.parameter_groups())
         self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self._lrs, self._decay = list(self._base_lrs), 1.0
         self.start_sparsity = 0.0 if parent is None else max(0.0, config.sparsity - config.start_gap)
         self.target = config.sparsity
         self.scores.binarise(self.start_sparsity)
@@ -97,14 +97,16 @@ class TicketLearner:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What an optimizer updates, with each kind's own rate."""
-        groups = [
-            {"params": [self.scores.scores], "lr": self.config.score_lr},
-            {"params": self._affine, "lr": self.config.norm_lr},
-            {"params": list(self.head.parameters()), "lr": self.config.head_lr},
-        ]
+        parts = [[self.scores.scores], self._affine, list(self.head.parameters())]
         if self.gate is not None:
-            groups.append({"params": self.gate.parameters(), "lr": 0.01})
-        return groups
+            parts.append(self.gate.parameters())
+        rates = self.rates(self.config, gate=self.gate is not None)
+        return [{"params": part, "lr": lr} for part, lr in zip(parts, rates, strict=True)]
+
+    @staticmethod
+    def rates(config: TicketConfig, *, gate: bool) -> list[float]:
+        """The initial rates of :meth:`parameter_groups`, known before there is a learner."""
+        return [config.score_lr, config.norm_lr, config.head_lr] + [0.01] * gate
 
     def forward(self, activation: torch.Tensor, *, training: bool = True) -> torch.Tensor:
         """Outputs ``[batch, classes]`` of the ticket as it stands, on trunk activations."""
@@ -131,10 +133,18 @@ class TicketLearner:
         return total
 
     def update(self) -> None:
-        """One optimizer step on the gradients at hand; every few steps a new mask."""
-        decay = 0.5 * (1 + math.cos(math.pi * self.steps_done / self.total_steps))
-        for group, base in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
-            group["lr"] = base * decay
+        """One optimizer step on the gradients at hand; every few steps a new mask.
+
+        A rate that someone else (a scheduler) has set since the last update is kept, and the
+        decay goes on from there.
+        """
+        progress = min(1.0, self.steps_done / self.total_steps)
+        decay = 0.5 * (1 + math.cos(math.pi * progress))
+        for i, group in enumerate(self.optimizer.param_groups):
+            if group["lr"] != self._lrs[i]:
+                self._base_lrs[i] = group["lr"] / (self._decay or 1.0)
+            group["lr"] = self._lrs[i] = self._base_lrs[i] * decay
+        self._decay = decay
         self.optimizer.step()
         self.steps_done += 1
         if self.steps_done % self.config.binarise_every == 0 or self.steps_done == self.total_steps:
@@ -161,6 +171,8 @@ class TicketLearner:
     def finish(self, features: torch.Tensor, info: TicketInfo, *, seed: int) -> Ticket:
         """The ticket, ready for the bank.
 
+        A learner that was stopped early is brought to its sparsity target first.
+
         Args:
             features: router features of all its training data ``[samples, features]``.
             info: what is known about it.
@@ -169,6 +181,8 @@ class TicketLearner:
         Raises:
             DataError: if training has made a value that is not finite.
         """
+        if self.steps_done < self.total_steps:
+            self.scores.binarise(self.target)
         tensors = {**self.norm, **self.head.state_dict()}
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
