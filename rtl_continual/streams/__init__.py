@@ -3,7 +3,7 @@
 from rtl_continual.streams._cache import cache_folder
 from rtl_continual.streams._registry import build_stream, stream_config_class, stream_names
 from rtl_continual.streams._sheet import contact_sheet
-from rtl_continual.streams._stream import ArraySet, Experience, ImageSet, Stream
+from rtl_continual.streams._stream import ArraySet, Experience, ImageSet, Stream, concatenate
 from rtl_continual.streams.digits import DigitsConfig, build_digits
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "build_digits",
     "build_stream",
     "cache_folder",
+    "concatenate",
     "contact_sheet",
     "stream_config_class",
     "stream_names",

