@@ -126,6 +126,16 @@ class Method(ABC, Generic[ConfigT]):
         """``backbone``, ``effective_union``, ``separate_models``, ``ratio_vs_separate``,
         ``bytes_on_disk`` and ``trainable``, as docs/results-format.md defines them."""
 
+    def finish_evaluation(self, tests: dict[str, ImageSet]) -> None:
+        """Look at the test sets once more, right before :meth:`details`, after all learning.
+
+        A method that reports something about them of its own (how well its router does, what an
+        oracle router would reach) works it out here; others leave it.
+
+        Args:
+            tests: by domain name, in the stream's order. Targets and domains may be read here.
+        """
+
     def details(self) -> dict[str, Any]:
         """What the method adds to its entry in ``results.json``, beyond what all have."""
         return {}
