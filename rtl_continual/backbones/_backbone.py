@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from rtl_continual.backbones._statistics import activation_statistics
 from rtl_continual.errors import DataError, RTLError
 
-__all__ = ["Backbone", "InputSpec", "TrunkOutput", "activation_statistics"]
+__all__ = ["Backbone", "InputSpec", "TrunkOutput"]
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,6 @@ class TrunkOutput(NamedTuple):
 
     activation: torch.Tensor
     router_features: torch.Tensor
-
-
-def activation_statistics(activation: torch.Tensor) -> torch.Tensor:
-    """Per-channel mean and standard deviation of one activation.
-
-    Args:
-        activation: ``[batch, channels, height, width]``, or ``[batch, tokens, channels]``, or
-            ``[batch, features]`` (returned as it is).
-
-    Returns:
-        ``[batch, 2 * channels]``; means first. Computed in float32 sample by sample, so a row
-        does not depend on the rest of the batch.
-    """
-    x = activation.float()
-    if x.ndim == 2:
-        return x
-    dims = (2, 3) if x.ndim == 4 else (1,)
-    std, mean = torch.std_mean(x, dim=dims, correction=0)
-    return torch.cat([mean, std], dim=1)
 
 
 class Backbone(nn.Module):
@@ -184,6 +167,22 @@ class Backbone(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The bare network: ``[batch, feature_dim]`` with every weight in place."""
         return self.body(self.run_trunk(images).activation)
+
+    def with_body_weights(self, weights: Mapping[str, torch.Tensor], *, source: str) -> Backbone:
+        """A copy whose body holds other weights; this backbone stays as it is.
+
+        Args:
+            weights: replacements by parameter name in the body; the rest is copied.
+            source: where they came from, kept for the record.
+        """
+        other = copy.deepcopy(self)
+        with torch.no_grad():
+            for name, parameter in other.body.named_parameters():
+                if name in weights:
+                    parameter.copy_(weights[name])
+        other.weights = source
+        other._identity = None
+        return other
 
     @property
     def router_feature_dim(self) -> int:

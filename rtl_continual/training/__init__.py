@@ -1,6 +1,7 @@
 """Training: learns a ticket's mask, norm and head, and the router with it."""
 
 from rtl_continual.training._config import TicketConfig
+from rtl_continual.training._joint import JointConfig, learn_joint
 from rtl_continual.training._learn import (
     TrunkCache,
     choose_parent,
@@ -12,12 +13,14 @@ from rtl_continual.training._learn import (
 from rtl_continual.training._learner import TicketLearner
 
 __all__ = [
+    "JointConfig",
     "TicketConfig",
     "TicketLearner",
     "TrunkCache",
     "choose_parent",
     "commit_ticket",
     "epoch_batches",
+    "learn_joint",
     "learn_ticket",
     "steps_per_epoch",
 ]

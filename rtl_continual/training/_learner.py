@@ -24,7 +24,7 @@ from rtl_continual.tickets import (
 )
 from rtl_continual.training._config import TicketConfig
 
-__all__ = ["TicketLearner"]
+__all__ = ["TicketLearner", "batch_norm_mode"]
 
 
 class TicketLearner:
@@ -111,7 +111,7 @@ class TicketLearner:
     def forward(self, activation: torch.Tensor, *, training: bool = True) -> torch.Tensor:
         """Outputs ``[batch, classes]`` of the ticket as it stands, on trunk activations."""
         values = {**self.scores.effective(), **self.norm}
-        with _mode(self.bank.backbone.body, training):
+        with batch_norm_mode(self.bank.backbone.body, training):
             features = functional_call(self.bank.backbone.body, values, (activation,))
         return self.head(features)
 
@@ -201,7 +201,7 @@ class TicketLearner:
 
 
 @contextmanager
-def _mode(module: nn.Module, training: bool) -> Iterator[None]:
+def batch_norm_mode(module: nn.Module, training: bool = True) -> Iterator[None]:
     """Batch norm reads its mode off the module, so it is set for the call and put back."""
     module.train(training)
     try:

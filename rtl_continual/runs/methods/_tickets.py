@@ -1,0 +1,73 @@
+"""What the methods built on tickets share."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from rtl_continual.routing import Router, build_router
+from rtl_continual.runs._method import Answers, RunContext
+from rtl_continual.streams import ImageSet
+from rtl_continual.tasks import Classification
+from rtl_continual.tickets import TicketBank
+from rtl_continual.training import TicketConfig
+
+__all__ = ["answer", "domain_counts", "empty_bank", "serving_parameters", "ticket_options"]
+
+
+def empty_bank(context: RunContext) -> TicketBank:
+    """A bank without tickets for the run's backbone, classes and router section."""
+    return TicketBank(
+        context.make_backbone(),
+        Classification(len(context.stream.classes)),
+        build_router(context.sections["router"]),
+    )
+
+
+def ticket_options(context: RunContext, epochs: int, batch_size: int) -> TicketConfig:
+    """The run's ``tickets`` section with a method's own epochs and batch size."""
+    tickets: TicketConfig = context.sections["tickets"]
+    return tickets.model_copy(update={"epochs": epochs, "batch_size": batch_size})
+
+
+def answer(bank: TicketBank, images: ImageSet, *, ticket_id: int | None = None) -> Answers:
+    """Predict a whole set, a few hundred images at a time; ``ticket_id`` overrides the router."""
+    parts = []
+    for start in range(0, len(images), 256):
+        batch, _ = images.batch(range(start, min(start + 256, len(images))))
+        parts.append(bank.predict(batch, ticket_ids=ticket_id))
+    return Answers(
+        labels=torch.cat([p.labels for p in parts]).numpy(),
+        ticket_ids=torch.cat([p.ticket_ids for p in parts]).numpy(),
+        confidence=torch.cat([p.confidence for p in parts]).numpy(),
+    )
+
+
+def domain_counts(data: ImageSet, domains: tuple[str, ...]) -> dict[str, int]:
+    """Samples of each domain that occurs; for the record, never to learn from."""
+    counts = np.bincount(data.domains, minlength=len(domains))
+    return {name: int(count) for name, count in zip(domains, counts, strict=True) if count}
+
+
+def serving_parameters(bank: TicketBank, num_domains: int) -> dict[str, float]:
+    """A bank's ``parameters`` entry, as ``docs/results-format.md`` defines it."""
+    counts = bank.parameter_counts()
+    per_ticket = (counts["norm"] + counts["heads"]) // max(1, len(bank))
+    head = counts["heads"] // max(1, len(bank))
+    backbone = counts["trunk"] + counts["body"]
+    gate = 0
+    if isinstance(bank.router, Router):
+        gate = sum(t.numel() for t in bank.router.state_dict().values())
+    union = counts["trunk"] + counts["body_other"] + counts["union"] + gate
+    union += counts["norm"] + counts["heads"]
+    separate = num_domains * (backbone + head)
+    masks = sum(ticket.mask.layout.num_bytes for ticket in bank)
+    return {
+        "backbone": backbone,
+        "effective_union": union,
+        "separate_models": separate,
+        "ratio_vs_separate": separate / union,
+        "bytes_on_disk": 4 * (backbone + counts["norm"] + counts["heads"] + gate) + masks,
+        "trainable": bank.layout.total + per_ticket + gate,
+        "union_of_body": counts["union"] / bank.layout.total,
+    }

@@ -1,0 +1,148 @@
+"""Our method: a ticket per cluster over one frozen backbone, and a learned router."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rtl_continual.backbones import backbone_flops
+from rtl_continual.routing import Router
+from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
+from rtl_continual.runs.methods._tickets import (
+    answer,
+    domain_counts,
+    empty_bank,
+    serving_parameters,
+    ticket_options,
+)
+from rtl_continual.streams import ImageSet
+from rtl_continual.tasks import balanced_accuracy, confusion_matrix
+from rtl_continual.tickets import TicketInfo, similarity_scores
+from rtl_continual.training import commit_ticket, learn_ticket
+
+__all__ = ["RTLMethod"]
+
+
+class RTLMethod(Method[MethodConfig]):
+    """Routed tickets, grown experience by experience."""
+
+    name: ClassVar[str] = "rtl"
+    summary: ClassVar[str] = "one ticket per cluster, learned router"
+
+    def __init__(self, context: RunContext, config: MethodConfig) -> None:
+        super().__init__(context, config)
+        self.bank = empty_bank(context)
+        self.options = ticket_options(context, self.epochs, self.batch_size)
+        self._evaluation: dict[str, Any] = {}
+
+    def learn(self, index: int) -> None:
+        experience = self.context.stream.experiences[index]
+        ticket, learner = learn_ticket(
+            self.bank,
+            experience.train,
+            self.options,
+            info=self.ticket_info(index),
+            seed=self.context.seed,
+            on_epoch=lambda e: self.context.advance(
+                f"ticket {index + 1}, epoch {e['epoch'] + 1} of {self.epochs}, loss {e['loss']:.3f}"
+            ),
+        )
+        commit_ticket(self.bank, ticket, learner)
+        self.context.emit(
+            "ticket_added",
+            ticket=ticket.id,
+            cluster=ticket.info.cluster,
+            parent=ticket.info.parent,
+            sparsity=ticket.mask.sparsity,
+            samples=ticket.info.samples,
+        )
+
+    def ticket_info(self, index: int) -> TicketInfo:
+        """What is known about the ticket of an experience before it is learned."""
+        experience = self.context.stream.experiences[index]
+        return TicketInfo(
+            name=experience.name,
+            cluster=experience.name,
+            domain_counts=domain_counts(experience.train, self.context.stream.domains),
+            provenance={"seed": self.context.seed, "stream": self.context.stream.fingerprint},
+        )
+
+    def predict(self, images: ImageSet, *, domain: int | None = None) -> Answers:
+        return answer(self.bank, images)
+
+    def parameters(self) -> dict[str, float]:
+        return serving_parameters(self.bank, len(self.context.stream.domains))
+
+    def finish_evaluation(self, tests: dict[str, ImageSet]) -> None:
+        """Compare the router with an oracle that knows each test image's domain.
+
+        The ticket that saw most of a domain in training is that domain's right ticket.
+        """
+        domains, classes = self.context.stream.domains, len(self.context.stream.classes)
+        seen = np.array([[t.info.domain_counts.get(d, 0) for d in domains] for t in self.bank])
+        right = seen.argmax(axis=0)
+        confusion = np.zeros((len(domains), len(self.bank)), dtype=np.int64)
+        abstained, oracle = 0, []
+        for j, images in enumerate(tests.values()):
+            ids = answer(self.bank, images).ticket_ids
+            assert ids is not None
+            abstained += int((ids < 0).sum())
+            confusion[j] = np.bincount(ids[ids >= 0], minlength=len(self.bank))
+            labels = answer(self.bank, images, ticket_id=int(right[j])).labels
+            oracle.append(balanced_accuracy(confusion_matrix(images.targets, labels, classes)))
+        hits = sum(int(confusion[j, right[j]]) for j in range(len(domains)))
+        self._evaluation = {
+            "router_accuracy": hits / sum(len(images) for images in tests.values()),
+            "router_confusion": confusion.tolist(),
+            "router_abstained": abstained,
+            "oracle_by_domain": dict(zip(domains, oracle, strict=True)),
+        }
+
+    def details(self) -> dict[str, Any]:
+        """Router, oracle, tickets and similarity, as ``docs/results-format.md`` defines them."""
+        masks = [ticket.mask for ticket in self.bank]
+        scores = similarity_scores(masks)
+        flops = backbone_flops(self.bank.backbone)
+        router = self.bank.router
+        assert isinstance(router, Router)
+        oracle = self._evaluation["oracle_by_domain"]
+        return {
+            "router": {
+                "name": router.name,
+                "accuracy": self._evaluation["router_accuracy"],
+                "confusion": self._evaluation["router_confusion"],
+                "abstained": self._evaluation["router_abstained"],
+                "flops": router.flops(),
+                "backbone_flops": flops["total"],
+                "flops_share": router.flops() / flops["total"],
+            },
+            "oracle_router": {
+                "balanced_accuracy_by_domain": oracle,
+                "balanced_accuracy_domain_mean": float(np.mean(list(oracle.values()))),
+            },
+            "tickets": [
+                {
+                    "id": ticket.id,
+                    "cluster": ticket.info.cluster,
+                    "parent": ticket.info.parent,
+                    "domain_counts": dict(ticket.info.domain_counts),
+                    "sparsity_target": ticket.info.sparsity_target,
+                    "sparsity_reached": ticket.mask.sparsity,
+                    "similarity": scores[ticket.id],
+                    "relaxations": ticket.info.relaxations,
+                    "bytes": ticket.mask.layout.num_bytes
+                    + sum(t.numel() * t.element_size() for t in ticket.tensors().values()),
+                    "layer_density": ticket.mask.layer_density(),
+                }
+                for ticket in self.bank
+            ],
+            "similarity": self.bank.similarity().tolist(),
+            "similarity_beyond_chance": self.bank.similarity(corrected=True).tolist(),
+            "discovery": {"clusters_found": len(self.bank), "adjusted_rand_index": None, "false_alarms": None},
+        }
+
+    def save(self, folder: str) -> None:
+        from rtl_continual.store import save_bank
+
+        save_bank(self.bank, folder)

@@ -1,0 +1,204 @@
+"""Mode ``joint``: the paper's own procedure, offline, with the number of groups known.
+
+Iterative magnitude pruning finds a mask per group from one shared starting point, then one shared
+set of weights is trained under all masks in turn (arXiv 2601.22141). Unlike frozen tickets the
+weights move, so a bank made this way has a backbone of its own and the masks only fit that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.func import functional_call
+
+from rtl_continual.errors import DataError
+from rtl_continual.routing import FeatureMixture
+from rtl_continual.streams import ImageSet
+from rtl_continual.tickets import Mask, Ticket, TicketBank, TicketInfo, top_scores
+from rtl_continual.training._learn import TrunkCache, epoch_batches
+from rtl_continual.training._learner import batch_norm_mode
+
+__all__ = ["JointConfig", "learn_joint"]
+
+
+class JointConfig(BaseModel):
+    """Options of the paper's procedure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sparsity: float = Field(0.9, ge=0, lt=1, description="fraction of the body's weights to drop")
+    rounds: int = Field(4, ge=1, description="prune-and-rewind rounds")
+    round_epochs: int = Field(3, ge=1, description="passes over a group's data in each round")
+    retrain_epochs: int = Field(15, ge=1, description="passes over all data under the final masks")
+    batch_size: int = Field(64, ge=2, description="images per step")
+    lr: float = Field(0.001, gt=0, description="Adam's rate for weights, norm and heads")
+    layer_floor: float = Field(
+        0.1, ge=0, lt=1, description="each layer keeps at least this share of the mean density"
+    )
+    mixture_components: int = Field(2, ge=1, description="Gaussians that summarise router features")
+    cache_bytes: int = Field(2 * 2**30, ge=0, description="trunk activations kept in memory")
+
+
+class _Group:
+    """One group's data, mask, norm state and head."""
+
+    def __init__(self, bank: TicketBank, data: ImageSet, config: JointConfig, seed: int) -> None:
+        self.bank = bank
+        self.cache = TrunkCache(bank, data, config.cache_bytes)
+        self.keep = torch.ones(bank.layout.total, dtype=torch.bool)
+        self.seed = seed
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Norm state and head as at the start."""
+        backbone = self.bank.backbone
+        state, affine = backbone.body.state_dict(), {n for n, _ in backbone.body.named_parameters()}
+        self.norm = {name: state[name].clone() for name in self.bank.norm_names}
+        self.affine = [t.requires_grad_() for name, t in self.norm.items() if name in affine]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.head: nn.Module = self.bank.task.build_head(backbone.feature_dim)
+
+    def parameters(self) -> list[torch.Tensor]:
+        return [*self.affine, *self.head.parameters()]
+
+    def loss(self, weights: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Task loss of a batch with ``weights`` under this group's mask."""
+        activation, _, targets = self.cache.batch(index)
+        values = {**self.bank.layout.unflatten(weights * self.keep), **self.norm}
+        body = self.bank.backbone.body
+        with batch_norm_mode(body):
+            features = functional_call(body, values, (activation,))
+        return self.bank.task.loss(self.head(features), targets)
+
+
+def learn_joint(
+    bank: TicketBank,
+    groups: Sequence[ImageSet],
+    config: JointConfig,
+    *,
+    infos: Sequence[TicketInfo],
+    seed: int,
+    on_stage: Callable[[str], None] | None = None,
+) -> TicketBank:
+    """Learn one ticket per group together with one shared set of weights.
+
+    Args:
+        bank: an empty bank; its backbone is the starting point and is not changed.
+        groups: one data set per group.
+        config: options.
+        infos: name, cluster and provenance of each group's ticket; the rest is filled in.
+        seed: of heads and batch order.
+        on_stage: told what is going on, for a progress display.
+
+    Returns:
+        A new bank whose backbone holds the retrained weights, with its router fitted.
+
+    Raises:
+        DataError: if the bank is not empty or a group has no data.
+    """
+    if len(bank):
+        raise DataError("mode joint starts from an empty bank; it cannot extend one")
+    start = bank.layout.flatten(dict(bank.backbone.body.named_parameters())).detach()
+    members = [_Group(bank, data, config, seed) for data in groups]
+    for round_index in range(config.rounds):
+        sparsity = 1 - (1 - config.sparsity) ** ((round_index + 1) / config.rounds)
+        for info, member in zip(infos, members, strict=True):
+            if on_stage is not None:
+                on_stage(f"prune and rewind, round {round_index + 1}, {info.name}")
+            weights = start.clone().requires_grad_()
+            _train(member, weights, config, epochs=config.round_epochs, seed=seed + round_index)
+            magnitude = weights.detach().abs().masked_fill(~member.keep, -1.0)
+            member.keep = top_scores(magnitude, bank.layout, sparsity, config.layer_floor)
+            member.rewind()
+    weights = _retrain(members, start.clone().requires_grad_(), config, seed, on_stage)
+    return _assemble(bank, members, weights, config, infos, seed)
+
+
+def _train(
+    member: _Group, weights: torch.Tensor, config: JointConfig, *, epochs: int, seed: int
+) -> None:
+    optimizer = torch.optim.Adam([weights, *member.parameters()], lr=config.lr)
+    count = len(member.cache.targets)
+    for epoch in range(epochs):
+        for index in epoch_batches(count, config.batch_size, seed, epoch):
+            optimizer.zero_grad()
+            member.loss(weights, index).backward()
+            optimizer.step()
+
+
+def _retrain(
+    members: Sequence[_Group],
+    weights: torch.Tensor,
+    config: JointConfig,
+    seed: int,
+    on_stage: Callable[[str], None] | None,
+) -> torch.Tensor:
+    """Round-robin over groups; each step moves only the weights inside its group's mask.
+
+    Smaller groups repeat cyclically until the largest has been seen ``retrain_epochs`` times.
+    """
+    optimizer = torch.optim.Adam([weights], lr=config.lr)
+    own = [torch.optim.Adam(member.parameters(), lr=config.lr) for member in members]
+    streams = [_endless_batches(len(m.cache.targets), config.batch_size, seed) for m in members]
+    longest = max(len(m.cache.targets) for m in members)
+    steps = -(-longest // config.batch_size) * config.retrain_epochs
+    for step in range(steps):
+        if on_stage is not None and step % 20 == 0:
+            on_stage(f"joint retraining, step {step} of {steps}")
+        for member, batches, own_optimizer in zip(members, streams, own, strict=True):
+            before = weights.detach().clone()
+            optimizer.zero_grad()
+            own_optimizer.zero_grad()
+            member.loss(weights, next(batches)).backward()
+            optimizer.step()
+            own_optimizer.step()
+            with torch.no_grad():  # Adam's momentum would move weights outside the mask too
+                weights.copy_(torch.where(member.keep, weights, before))
+    return weights.detach()
+
+
+def _endless_batches(count: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:
+    epoch = 0
+    while True:
+        yield from epoch_batches(count, batch_size, seed, epoch)
+        epoch += 1
+
+
+def _assemble(
+    bank: TicketBank,
+    members: Sequence[_Group],
+    weights: torch.Tensor,
+    config: JointConfig,
+    infos: Sequence[TicketInfo],
+    seed: int,
+) -> TicketBank:
+    backbone = bank.backbone.with_body_weights(
+        bank.layout.unflatten(weights), source="joint retraining"
+    )
+    result = TicketBank(backbone, bank.task, bank.router)
+    mixtures = []
+    for info, member in zip(infos, members, strict=True):
+        mixture = FeatureMixture.fit(
+            member.cache.features, components=config.mixture_components, seed=seed
+        )
+        mixtures.append(mixture)
+        result.append(
+            Ticket(
+                id=len(result),
+                mask=Mask.from_flat(bank.layout, member.keep),
+                norm=member.norm,
+                head=member.head.state_dict(),
+                statistics=mixture.tensors(),
+                info=replace(
+                    info, sparsity_target=config.sparsity, samples=len(member.cache.targets)
+                ),
+            )
+        )
+    if result.router is not None:
+        result.router.fit(mixtures)
+    return result
