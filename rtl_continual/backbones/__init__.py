@@ -1,8 +1,10 @@
 """Backbones: frozen networks split into trunk and body."""
 
-from rtl_continual.backbones._backbone import Backbone, InputSpec, TrunkOutput, activation_statistics
+from rtl_continual.backbones._backbone import Backbone, InputSpec, TrunkOutput
 from rtl_continual.backbones._build import backbone_names, build_backbone, split_names
 from rtl_continual.backbones._config import BackboneConfig
+from rtl_continual.backbones._flops import backbone_flops
+from rtl_continual.backbones._statistics import activation_statistics
 
 __all__ = [
     "Backbone",
@@ -10,6 +12,7 @@ __all__ = [
     "InputSpec",
     "TrunkOutput",
     "activation_statistics",
+    "backbone_flops",
     "backbone_names",
     "build_backbone",
     "split_names",
