@@ -1,0 +1,138 @@
+"""A dense, unfrozen copy of the backbone with a head, and how it is fine-tuned."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from rtl_continual.backbones import Backbone
+from rtl_continual.errors import DataError
+from rtl_continual.runs._method import MethodConfig
+from rtl_continual.streams import ImageSet
+from rtl_continual.training import epoch_batches, steps_per_epoch
+
+__all__ = ["DenseConfig", "DenseModel", "count_floats", "predict_labels", "train_dense"]
+
+
+class DenseConfig(MethodConfig):
+    """How a dense network is fine-tuned; the rate falls to zero along a cosine."""
+
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="sgd is Nesterov's, with momentum 0.9"
+    )
+    lr: float = Field(0.002, gt=0, description="the optimizer's first rate")
+    weight_decay: float = Field(
+        0.01, ge=0, description="of weights of rank 2 and more; norms and biases go without"
+    )
+
+
+class DenseModel(nn.Module):
+    """An unfrozen copy of a backbone with a linear head.
+
+    Args:
+        backbone: is copied, and stays as it is.
+        classes: outputs of the head.
+        seed: of the head's first weights.
+    """
+
+    def __init__(self, backbone: Backbone, classes: int, seed: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(copy.deepcopy(backbone.trunk), copy.deepcopy(backbone.body))
+        self.network.requires_grad_(True)
+        self.network.to(memory_format=torch.channels_last)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head = nn.Linear(backbone.feature_dim, classes)
+        self.device = backbone.mean.device
+        self.head.to(self.device)
+        # Bound methods: the frozen backbone itself is no part of this model.
+        self._check, self._normalise = backbone.check_images, backbone.normalise
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits ``[batch, classes]`` of images ``[batch, channels, height, width]``."""
+        self._check(images)
+        x = self._normalise(images.to(self.device))
+        out: torch.Tensor = self.head(self.network(x.contiguous(memory_format=torch.channels_last)))
+        return out
+
+
+def train_dense(
+    model: DenseModel,
+    data: ImageSet,
+    config: DenseConfig,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    advance: Callable[[str], None],
+) -> None:
+    """Fine-tune every weight, with as many steps as a ticket makes on the same data.
+
+    Args:
+        model: is changed in place, and left in evaluation mode.
+        data: what to learn from.
+        config: optimizer and its options.
+        epochs: passes over the data.
+        batch_size: images per step.
+        seed: of the order of the images.
+        advance: told of every epoch's end.
+
+    Raises:
+        DataError: if the data set is empty, or training diverges.
+    """
+    if len(data) == 0:
+        raise DataError("cannot learn from an empty data set")
+    optimizer = _optimizer(model, config)
+    steps = epochs * steps_per_epoch(len(data), batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    model.train()
+    for epoch in range(epochs):
+        total = torch.zeros((), device=model.device)
+        for index in epoch_batches(len(data), batch_size, seed, epoch):
+            images, targets = data.batch(index.numpy())
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(images), targets.to(model.device))
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach() * len(index)
+        mean = float(total) / len(data)
+        if not np.isfinite(mean):
+            raise DataError(
+                f"the dense network diverged in epoch {epoch + 1}; lower lr, now {config.lr}"
+            )
+        advance(f"epoch {epoch + 1} of {epochs}, loss {mean:.3f}")
+    model.eval()
+
+
+def _optimizer(model: DenseModel, config: DenseConfig) -> torch.optim.Optimizer:
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+@torch.no_grad()
+def predict_labels(model: DenseModel, images: ImageSet, batch_size: int = 256) -> np.ndarray:
+    """Labels ``int64 [n]`` of a whole set."""
+    parts = []
+    for start in range(0, len(images), batch_size):
+        batch, _ = images.batch(np.arange(start, min(start + batch_size, len(images))))
+        parts.append(model(batch).argmax(dim=1).cpu().numpy())
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def count_floats(*modules: nn.Module) -> int:
+    """Floating-point numbers that modules hold, running statistics included."""
+    return sum(t.numel() for m in modules for t in m.state_dict().values() if t.is_floating_point())

@@ -1,0 +1,140 @@
+"""A frozen backbone, one linear head per experience on its final features, and our router."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch.nn import functional as F
+
+from rtl_continual.errors import DataError, RTLError
+from rtl_continual.routing import FeatureMixture, build_router
+from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
+from rtl_continual.runs.methods._dense import count_floats
+from rtl_continual.streams import ImageSet
+
+__all__ = ["LinearProbeConfig", "LinearProbeMethod"]
+
+
+class LinearProbeConfig(MethodConfig):
+    """Options of the linear probe. Its heads are solved to the optimum, not for some epochs."""
+
+    weight_decay: float = Field(
+        1e-4, ge=0, description="half of it times the squared (standardised) weights is penalised"
+    )
+    iterations: int = Field(200, ge=1, description="at most so many L-BFGS iterations per head")
+
+    @model_validator(mode="after")
+    def _no_steps(self) -> LinearProbeConfig:
+        if self.epochs is not None or self.batch_size is not None:
+            raise ValueError("heads are solved to the optimum: no epochs or batch_size to set")
+        return self
+
+
+class LinearProbeMethod(Method[LinearProbeConfig]):
+    """Multinomial logistic regression on frozen features, one per experience.
+
+    The router is the run's own, on the same trunk statistics, and grows from the same mixtures as
+    with tickets: what tickets add over this is what masks are worth.
+    """
+
+    name: ClassVar[str] = "linear_probe"
+    summary: ClassVar[str] = "frozen backbone, one linear head per domain, our router"
+    config_class: ClassVar[type[LinearProbeConfig]] = LinearProbeConfig
+
+    def __init__(self, context: RunContext, config: LinearProbeConfig) -> None:
+        super().__init__(context, config)
+        self.backbone = context.make_backbone()
+        self.router = build_router(context.sections["router"])
+        self.heads: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def learn(self, index: int) -> None:
+        data = self.context.stream.experiences[index].train
+        if len(data) == 0:
+            raise DataError("cannot learn from an empty data set")
+        features, statistics = self._features(data)
+        targets = torch.as_tensor(data.targets).to(features.device)
+        self.context.advance("solving the head")
+        classes = len(self.context.stream.classes)
+        self.heads.append(_solve_head(features, targets, classes, self.config))
+        self.router.add(
+            FeatureMixture.fit(
+                statistics,
+                components=self.context.sections["tickets"].mixture_components,
+                seed=self.context.seed,
+            )
+        )
+
+    def predict(self, images: ImageSet, *, domain: int | None = None) -> Answers:
+        if not self.heads:
+            raise RTLError("linear_probe has learned nothing yet; learn an experience first")
+        features, statistics = self._features(images)
+        routing = self.router.route(statistics, budget=1)
+        ids = routing.ticket_ids[:, 0].to(features.device)
+        labels = torch.full_like(ids, -1)
+        for number, (weight, bias) in enumerate(self.heads):
+            mine = ids == number
+            labels[mine] = (features[mine] @ weight.T + bias).argmax(dim=1)
+        return Answers(
+            labels=labels.cpu().numpy(),
+            ticket_ids=ids.cpu().numpy(),
+            confidence=routing.confidence.cpu().numpy(),
+        )
+
+    @torch.no_grad()
+    def _features(self, images: ImageSet) -> tuple[torch.Tensor, torch.Tensor]:
+        """Final features ``[n, feature_dim]`` and router features of a whole set."""
+        final, statistics = [], []
+        for start in range(0, len(images), 256):
+            batch, _ = images.batch(np.arange(start, min(start + 256, len(images))))
+            out = self.backbone.run_trunk(batch.to(self.backbone.mean.device))
+            final.append(self.backbone.body(out.activation))
+            statistics.append(out.router_features)
+        return torch.cat(final), torch.cat(statistics)
+
+    def parameters(self) -> dict[str, float]:
+        backbone = count_floats(self.backbone.trunk, self.backbone.body)
+        head = (self.backbone.feature_dim + 1) * len(self.context.stream.classes)
+        gate = sum(t.numel() for t in self.router.state_dict().values())
+        stored = backbone + len(self.heads) * head + gate
+        separate = len(self.context.stream.domains) * (backbone + head)
+        return {
+            "backbone": backbone,
+            "effective_union": stored,
+            "separate_models": separate,
+            "ratio_vs_separate": separate / stored,
+            "bytes_on_disk": 4 * stored,
+            "trainable": head + gate,
+        }
+
+
+@torch.enable_grad()
+def _solve_head(
+    features: torch.Tensor, targets: torch.Tensor, classes: int, config: LinearProbeConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight ``[classes, features]`` and bias ``[classes]`` for raw features.
+
+    The problem is convex and solved in float64 on standardised features, so the answer depends on
+    neither a seed nor a rate.
+    """
+    x = features.double()
+    mean, scale = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-6)
+    x = (x - mean) / scale
+    weight = torch.zeros(classes, x.shape[1], dtype=x.dtype, device=x.device, requires_grad=True)
+    bias = torch.zeros(classes, dtype=x.dtype, device=x.device, requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [weight, bias], max_iter=config.iterations, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> torch.Tensor:
+        solver.zero_grad()
+        loss = F.cross_entropy(x @ weight.T + bias, targets)
+        loss = loss + 0.5 * config.weight_decay * weight.pow(2).sum()
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    folded = weight.detach() / scale
+    return folded.float(), (bias.detach() - folded @ mean).float()
