@@ -52,7 +52,7 @@ class FlatRouter(Router):
 
     def __init__(self, config: FlatRouterConfig | None = None) -> None:
         self.config = config or FlatRouterConfig()
-        self._mixtures: list[FeatureMixture] = []
+        self._mixtures: Sequence[FeatureMixture] = ()
         self.weight = torch.zeros(0, 0)
         self.bias = torch.zeros(0)
 
@@ -69,7 +69,7 @@ class FlatRouter(Router):
     def add(self, statistics: FeatureMixture, samples: torch.Tensor | None = None) -> None:
         if len(self._mixtures) != self.num_tickets:
             raise BankError("this gate was loaded without its tickets' mixtures; call fit() first")
-        self._mixtures.append(statistics)
+        self._mixtures = [*self._mixtures, statistics]
         self._solve(start=None)
 
     def gate_learner(self, features: torch.Tensor) -> GateLearner:
@@ -82,7 +82,7 @@ class FlatRouter(Router):
 
     def add_trained(self, statistics: FeatureMixture, learner: GateLearner) -> None:
         """:meth:`add`, starting from a jointly trained gate."""
-        self._mixtures.append(statistics)
+        self._mixtures = [*self._mixtures, statistics]
         self._solve(start=learner)
 
     def _solve(self, start: GateLearner | None) -> None:
@@ -144,10 +144,13 @@ class FlatRouter(Router):
         self.weight, self.bias = state["weight"].clone(), state["bias"].clone()
 
     def attach(self, statistics: Sequence[FeatureMixture]) -> None:
-        """Hand back the mixtures of the tickets that a loaded gate was fitted on."""
+        """Hand back the mixtures of the tickets that a loaded gate was fitted on.
+
+        They are looked at only when the gate grows, so the sequence may load them then.
+        """
         if len(statistics) != self.num_tickets:
             raise BankError(f"the gate has {self.num_tickets} outputs for {len(statistics)} tickets")
-        self._mixtures = list(statistics)
+        self._mixtures = statistics
 
 
 class GateLearner:

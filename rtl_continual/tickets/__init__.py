@@ -1,6 +1,7 @@
 """Tickets: masks and scores, schedules, similarity, and the bank that holds them."""
 
 from rtl_continual.tickets._bank import Prediction, TicketBank
+from rtl_continual.tickets._lazy import LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._schedule import cubic_sparsity
 from rtl_continual.tickets._scores import MaskScores, magnitude_scores, top_scores
@@ -14,6 +15,7 @@ from rtl_continual.tickets._similarity import (
 from rtl_continual.tickets._ticket import Ticket, TicketInfo
 
 __all__ = [
+    "LazyTickets",
     "Mask",
     "MaskLayout",
     "MaskScores",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from torch.func import functional_call
 
 from rtl_continual.backbones import Backbone
 from rtl_continual.errors import BankError
+from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._similarity import similarity_matrix
 from rtl_continual.tickets._ticket import Ticket
@@ -64,7 +64,12 @@ class TicketBank:
         backbone: shared by all tickets; never changed.
         task: builds heads and decides labels.
         router: chooses a ticket for each input; may be set later.
+        tickets: those it begins with; :class:`LazyTickets` are read when they are used.
         cache_bytes: budget for tickets' materialised weights, least recently used out first.
+
+    Attributes:
+        version: of the stored bank that the first tickets come from; 0 if it was never stored.
+        manifest: hash of that version's manifest, or empty.
 
     Example:
         >>> from rtl_continual.backbones import build_backbone
@@ -80,34 +85,49 @@ class TicketBank:
         task: BuildsHeads,
         router: RoutesFeatures | None = None,
         *,
+        tickets: Sequence[Ticket] | LazyTickets = (),
         cache_bytes: int = 256 * 2**20,
     ) -> None:
         self.backbone = backbone
         self.task = task
         self.router = router
-        self.cache_bytes = cache_bytes
         self.layout = MaskLayout.of(backbone.body)
         self.norm_names = norm_state_names(backbone.body)
         self._head = task.build_head(backbone.feature_dim).requires_grad_(False)
-        self._weights = {n: p.detach() for n, p in backbone.body.named_parameters() if n in self.layout.shapes}
-        self._tickets: list[Ticket] = []
-        self._cache: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
+        self._weights = {
+            n: p.detach() for n, p in backbone.body.named_parameters() if n in self.layout.shapes
+        }
+        self._lazy = tickets if isinstance(tickets, LazyTickets) else LazyTickets()
+        self._names = list(self._lazy.names)
+        self._appended: list[Ticket] = []
+        self._cache: ByteCache[dict[str, torch.Tensor]] = ByteCache(cache_bytes, _tensor_bytes)
+        self.version = 0
+        self.manifest = ""
+        if tickets is not self._lazy:
+            for ticket in tickets:
+                self.append(ticket)
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return len(self._names)
 
     def __getitem__(self, ticket_id: int) -> Ticket:
-        if not 0 <= ticket_id < len(self._tickets):
-            raise BankError(f"no ticket {ticket_id}; the bank has {len(self._tickets)}")
-        return self._tickets[ticket_id]
+        if not 0 <= ticket_id < len(self):
+            raise BankError(f"no ticket {ticket_id}; the bank has {len(self)}")
+        lazy = len(self._lazy)
+        return self._lazy.get(ticket_id) if ticket_id < lazy else self._appended[ticket_id - lazy]
 
     def __iter__(self) -> Iterator[Ticket]:
-        return iter(self._tickets)
+        return (self[ticket_id] for ticket_id in range(len(self)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tickets' names, in the order of their ids; loads none of them."""
+        return tuple(self._names)
 
     @property
     def tickets(self) -> tuple[Ticket, ...]:
         """All tickets, in the order of their ids."""
-        return tuple(self._tickets)
+        return tuple(self)
 
     def append(self, ticket: Ticket) -> None:
         """Commit a ticket.
@@ -118,8 +138,14 @@ class TicketBank:
         """
         if ticket.id != len(self):
             raise BankError(f"the next ticket's id is {len(self)}, got {ticket.id}")
-        if any(ticket.name == other.name for other in self):
+        if ticket.name in self._names:
             raise BankError(f"a ticket named '{ticket.name}' is already in the bank")
+        self.check(ticket)
+        self._appended.append(ticket)
+        self._names.append(ticket.name)
+
+    def check(self, ticket: Ticket) -> None:
+        """Raise :class:`BankError` unless a ticket fits this backbone and task."""
         if dict(ticket.mask.layout.shapes) != dict(self.layout.shapes):
             raise BankError(f"ticket '{ticket.name}' masks another body than this backbone's")
         if set(ticket.norm) != set(self.norm_names):
@@ -127,31 +153,22 @@ class TicketBank:
         wanted = {k: v.shape for k, v in self._head.state_dict().items()}
         if {k: v.shape for k, v in ticket.head.items()} != wanted:
             raise BankError(f"ticket '{ticket.name}' has a head of another task")
-        self._tickets.append(ticket)
 
     def effective_parameters(self, ticket_id: int) -> dict[str, torch.Tensor]:
         """The body's weights and norm state, and the head's, as one ticket sees them.
 
         Keys are ``body.<name>`` and ``head.<name>``. Kept in the cache; do not write to them.
         """
-        if ticket_id in self._cache:
-            self._cache.move_to_end(ticket_id)
-            return self._cache[ticket_id]
-        ticket = self[ticket_id]
+        return self._cache.get(ticket_id, lambda: self._materialise(self[ticket_id]))
+
+    def _materialise(self, ticket: Ticket) -> dict[str, torch.Tensor]:
         device = self.backbone.mean.device
         values = {
             f"body.{name}": weight * ticket.mask.layer(name).to(device)
             for name, weight in self._weights.items()
         }
         values |= {f"body.{name}": t.to(device) for name, t in ticket.norm.items()}
-        values |= {f"head.{name}": t.to(device) for name, t in ticket.head.items()}
-        self._cache[ticket_id] = values
-        while len(self._cache) > 1 and self._cached_bytes() > self.cache_bytes:
-            self._cache.popitem(last=False)
-        return values
-
-    def _cached_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for v in self._cache.values() for t in v.values())
+        return values | {f"head.{name}": t.to(device) for name, t in ticket.head.items()}
 
     def run_ticket(self, ticket_id: int, activation: torch.Tensor) -> torch.Tensor:
         """Outputs ``[batch, classes]`` of one ticket on trunk activations."""
@@ -225,7 +242,11 @@ class TicketBank:
         return self._mix(outputs, activation, ids, weights), ids[:, 0], confidence
 
     def _mix(
-        self, outputs: torch.Tensor, activation: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
+        self,
+        outputs: torch.Tensor,
+        activation: torch.Tensor,
+        ids: torch.Tensor,
+        weights: torch.Tensor,
     ) -> torch.Tensor:
         """Weighted mean of the chosen tickets' probabilities, as log-probabilities."""
         mixed = torch.zeros_like(outputs)
@@ -270,3 +291,7 @@ class TicketBank:
             "norm": sum(count(t.norm) for t in self),
             "heads": sum(count(t.head) for t in self),
         }
+
+
+def _tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())

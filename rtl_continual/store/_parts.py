@@ -1,0 +1,158 @@
+"""What a bank has besides tickets: backbone, task and router, written down and built again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from rtl_continual.backbones import (
+    Backbone,
+    BackboneConfig,
+    InputSpec,
+    backbone_names,
+    build_backbone,
+)
+from rtl_continual.errors import BankError, RTLError, unknown_name
+from rtl_continual.routing import Router, build_router, router_config_class
+from rtl_continual.store._codec import decode_tensors, encode_tensors
+from rtl_continual.tasks import Classification
+
+__all__ = [
+    "backbone_config",
+    "build_referenced",
+    "build_task",
+    "decode_backbone",
+    "decode_router",
+    "encode_backbone",
+    "encode_router",
+    "is_reference",
+    "task_config",
+]
+
+_TASKS = {"classification": Classification}
+
+
+def backbone_config(backbone: Backbone) -> dict[str, Any] | None:
+    """How :func:`build_backbone` makes this architecture; ``None`` for a network of the user's."""
+    if backbone.name not in backbone_names():
+        return None
+    size = backbone.input_spec.size
+    values: dict[str, Any] = {
+        "name": backbone.name,
+        "weights": backbone.weights if is_reference(backbone.weights) else "embedded",
+        "split": backbone.split,
+        "taps": None if backbone.taps is None else list(backbone.taps),
+        "input_size": None if size is None else size[0],
+    }
+    if backbone.name == "glyphnet":
+        values["width"] = backbone.feature_dim // 4
+    return values
+
+
+def is_reference(weights: str) -> bool:
+    """Whether weights can be had again from their name alone, on any machine."""
+    return weights == "built-in" or weights.startswith(("torchvision:", "random:"))
+
+
+def build_referenced(config: Mapping[str, Any]) -> Backbone:
+    """The backbone of a manifest's config; a file's path is never followed.
+
+    Raises:
+        BankError: if it cannot be built here.
+    """
+    if not is_reference(str(config.get("weights"))):
+        raise BankError("the bank's backbone has neither embedded weights nor a reference to any")
+    try:
+        return build_backbone(BackboneConfig.model_validate({**config}))
+    except ValidationError as error:
+        raise BankError(f"the bank's backbone has options unknown here: {error}") from error
+    except RTLError as error:
+        raise BankError(f"the bank's backbone cannot be built here: {error}") from error
+
+
+def encode_backbone(backbone: Backbone) -> bytes:
+    """All weights of a backbone, and what images it takes."""
+    spec = backbone.input_spec
+    facts = {
+        "identity": backbone.identity,
+        "weights": backbone.weights if is_reference(backbone.weights) else "given",
+        "input": {
+            "channels": spec.channels,
+            "size": None if spec.size is None else list(spec.size),
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+        },
+    }
+    return encode_tensors("backbone", backbone.state_dict(), facts)
+
+
+def decode_backbone(data: bytes, config: Mapping[str, Any], source: str) -> Backbone:
+    """A backbone from its embedded weights.
+
+    Raises:
+        BankError: if the weights do not fit the architecture that ``config`` names.
+    """
+    tensors, facts = decode_tensors("backbone", data, source)
+    backbone = build_referenced({**config, "weights": "random:0"})
+    try:
+        backbone.load_state_dict(tensors)
+        given = facts["input"]
+        backbone.input_spec = InputSpec(
+            channels=int(given["channels"]),
+            size=None if given["size"] is None else (int(given["size"][0]), int(given["size"][1])),
+            mean=tuple(map(float, given["mean"])),
+            std=tuple(map(float, given["std"])),
+        )
+        backbone.weights = str(facts["weights"])
+    except (RuntimeError, TypeError, KeyError, ValueError, IndexError) as error:
+        raise BankError(f"{source} does not fit the architecture '{config['name']}'") from error
+    return backbone
+
+
+def task_config(task: Any) -> tuple[str, dict[str, Any]]:
+    """Name and options of a task."""
+    return str(task.name), {"num_outputs": int(task.num_outputs)}
+
+
+def build_task(name: str, config: Mapping[str, Any]) -> Classification:
+    """The inverse of :func:`task_config`.
+
+    Raises:
+        BankError: if there is no such task, or it takes other options.
+    """
+    if name not in _TASKS:
+        raise BankError(unknown_name("task", name, _TASKS))
+    try:
+        return _TASKS[name](**config)
+    except TypeError as error:
+        raise BankError(f"the bank's task '{name}' has options unknown here: {error}") from error
+
+
+def encode_router(router: Router) -> bytes:
+    """A router's options and state."""
+    config = getattr(router, "config", None)
+    if not isinstance(config, BaseModel):
+        raise BankError(f"router '{router.name}' cannot be stored: its config is no pydantic model")
+    facts = {"name": router.name, "config": config.model_dump(mode="json")}
+    return encode_tensors("router", router.state_dict(), facts)
+
+
+def decode_router(data: bytes, source: str) -> Router:
+    """The inverse of :func:`encode_router`.
+
+    Raises:
+        BankError: if the router is unknown here or does not take this state.
+    """
+    tensors, facts = decode_tensors("router", data, source)
+    try:
+        config_class = router_config_class(str(facts.get("name")))
+        router = build_router(config_class.model_validate(facts.get("config")))
+    except (RTLError, ValidationError) as error:
+        raise BankError(f"{source}: the bank's router cannot be built here: {error}") from error
+    try:
+        router.load_state_dict(tensors)
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise BankError(f"{source} does not fit router '{facts.get('name')}': {error}") from error
+    return router
