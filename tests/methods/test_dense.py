@@ -1,0 +1,166 @@
+"""Fine-tuning a dense copy of the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rtl_continual.errors import DataError, RTLError
+from rtl_continual.runs._method import RunContext
+from rtl_continual.runs.methods._dense import DenseConfig, DenseModel, train_dense
+from rtl_continual.runs.methods.independent import IndependentMethod
+from rtl_continual.runs.methods.joint import JointMethod
+from rtl_continual.streams import Stream, concatenate
+
+MakeContext = Callable[..., RunContext]
+
+
+@pytest.fixture
+def model(make_context: MakeContext) -> DenseModel:
+    return DenseModel(make_context().make_backbone(), classes=3, seed=0)
+
+
+def fit(model: DenseModel, stream: Stream, config: DenseConfig, epochs: int = 1) -> list[str]:
+    said: list[str] = []
+    train_dense(
+        model,
+        stream.experiences[0].train,
+        config,
+        epochs=epochs,
+        batch_size=16,
+        seed=0,
+        advance=said.append,
+    )
+    return said
+
+
+def test_an_untrained_copy_computes_what_the_backbone_computes(
+    model: DenseModel, make_context: MakeContext, stream: Stream
+) -> None:
+    images, _ = stream.tests["red"].batch(range(8))
+    expected = model.head(make_context().make_backbone()(images))
+    torch.testing.assert_close(model.eval()(images), expected)
+
+
+def test_building_one_leaves_the_random_state_alone(make_context: MakeContext) -> None:
+    before = torch.get_rng_state()
+    DenseModel(make_context().make_backbone(), classes=3, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_wrong_images_are_refused(model: DenseModel) -> None:
+    with pytest.raises(DataError, match=r"images must be \[batch, 3, 8, 8\]"):
+        model(torch.zeros(2, 3, 9, 9))
+
+
+def test_every_weight_and_the_running_statistics_learn(model: DenseModel, stream: Stream) -> None:
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    fit(model, stream, DenseConfig())
+    same = [k for k, v in model.state_dict().items() if torch.equal(v, before[k])]
+    assert same == []
+    assert not any(module.training for module in model.modules())
+
+
+def test_steps_are_those_of_a_ticket(model: DenseModel, stream: Stream) -> None:
+    sizes: list[int] = []
+    model.register_forward_hook(lambda _, __, out: sizes.append(len(out)))
+    said = fit(model, stream, DenseConfig(), epochs=2)
+    # 49 images in batches of 16: the last one would hold a single image and joins the third.
+    assert sizes == [16, 16, 17] * 2
+    assert [s.split(",")[0] for s in said] == ["epoch 1 of 2", "epoch 2 of 2"]
+
+
+def test_the_optimizer_is_the_one_that_was_asked_for(
+    make_context: MakeContext, stream: Stream
+) -> None:
+    states = []
+    for optimizer in ("adamw", "sgd"):
+        model = DenseModel(make_context().make_backbone(), classes=3, seed=0)
+        fit(model, stream, DenseConfig(optimizer=optimizer, lr=0.01))  # type: ignore[arg-type]
+        states.append(model.head.weight.detach().clone())
+    assert not torch.equal(*states)
+
+
+def test_weight_decay_shrinks_weights(make_context: MakeContext, stream: Stream) -> None:
+    norms = []
+    for decay in (0.0, 10.0):
+        model = DenseModel(make_context().make_backbone(), classes=3, seed=0)
+        fit(model, stream, DenseConfig(lr=0.01, weight_decay=decay), epochs=4)
+        norms.append(float(model.head.weight.detach().norm()))
+    assert norms[1] < 0.9 * norms[0]
+
+
+def test_divergence_says_what_to_do(model: DenseModel, stream: Stream) -> None:
+    with pytest.raises(DataError, match=r"diverged in epoch 1; lower lr, now 1e\+30"):
+        fit(model, stream, DenseConfig(optimizer="sgd", lr=1e30))
+
+
+def test_an_empty_set_is_refused(model: DenseModel, stream: Stream) -> None:
+    empty = stream.experiences[0].train.subset([])
+    with pytest.raises(DataError, match="empty data set"):
+        train_dense(
+            model, empty, DenseConfig(), epochs=1, batch_size=8, seed=0, advance=lambda _: None
+        )
+
+
+class TestIndependent:
+    def test_a_networks_answers_stay_when_others_are_added(self, make_context: MakeContext) -> None:
+        context = make_context(epochs=1)
+        method = IndependentMethod(context, DenseConfig())
+        method.learn(0)
+        images, _ = context.stream.tests["red"].batch(range(30))
+        before = method.models[0](images).detach()
+        method.learn(1)
+        assert torch.equal(method.models[0](images), before)
+
+    def test_the_oracle_matters(self, make_context: MakeContext) -> None:
+        context = make_context()
+        method = IndependentMethod(context, DenseConfig())
+        for index in range(3):
+            method.learn(index)
+        red = context.stream.tests["red"]
+        assert (method.predict(red, domain=0).labels == red.targets).mean() > 0.9
+        assert (method.predict(red, domain=1).labels == red.targets).mean() < 0.5
+
+    def test_mixed_experiences_go_to_where_most_of_the_domain_was(
+        self, make_context: MakeContext, stream: Stream
+    ) -> None:
+        red, green, _ = (e.train for e in stream.experiences)
+        few, many = np.arange(10), np.arange(20, 45)
+        mixed = replace(
+            stream,
+            experiences=(
+                replace(
+                    stream.experiences[0], train=concatenate([red.subset(many), green.subset(few)])
+                ),
+                replace(
+                    stream.experiences[1], train=concatenate([green.subset(many), red.subset(few)])
+                ),
+            ),
+        )
+        method = IndependentMethod(make_context(stream=mixed, epochs=1), DenseConfig())
+        method.learn(0)
+        assert [method.model_for(d) for d in range(3)] == [0, 0, 0]
+        method.learn(1)
+        assert [method.model_for(d) for d in range(3)] == [0, 1, 1]
+
+    def test_it_cannot_answer_without_a_domain_or_a_network(
+        self, make_context: MakeContext, stream: Stream
+    ) -> None:
+        method = IndependentMethod(make_context(), DenseConfig())
+        with pytest.raises(RTLError, match="learned nothing yet"):
+            method.predict(stream.tests["red"], domain=0)
+        with pytest.raises(RTLError, match="cannot answer without one"):
+            method.predict(stream.tests["red"])
+
+
+def test_joint_learns_from_every_experience(make_context: MakeContext, stream: Stream) -> None:
+    seen: list[int] = []
+    method = JointMethod(make_context(epochs=2), DenseConfig())
+    method.model.register_forward_hook(lambda _, __, out: seen.append(len(out)))
+    method.learn_all()
+    assert sum(seen) == 2 * 3 * 49
