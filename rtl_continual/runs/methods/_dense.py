@@ -18,7 +18,14 @@ from rtl_continual.runs._method import MethodConfig
 from rtl_continual.streams import ImageSet
 from rtl_continual.training import epoch_batches, steps_per_epoch
 
-__all__ = ["DenseConfig", "DenseModel", "count_floats", "predict_labels", "train_dense"]
+__all__ = [
+    "DenseConfig",
+    "DenseModel",
+    "count_floats",
+    "dense_optimizer",
+    "predict_labels",
+    "train_dense",
+]
 
 
 class DenseConfig(MethodConfig):
@@ -89,7 +96,7 @@ def train_dense(
     """
     if len(data) == 0:
         raise DataError("cannot learn from an empty data set")
-    optimizer = _optimizer(model, config)
+    optimizer = dense_optimizer(model, config)
     steps = epochs * steps_per_epoch(len(data), batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     model.train()
@@ -112,7 +119,8 @@ def train_dense(
     model.eval()
 
 
-def _optimizer(model: DenseModel, config: DenseConfig) -> torch.optim.Optimizer:
+def dense_optimizer(model: DenseModel, config: DenseConfig) -> torch.optim.Optimizer:
+    """The optimizer that every fine-tuned dense network is trained with."""
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
