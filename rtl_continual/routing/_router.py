@@ -10,7 +10,7 @@ import torch
 
 from rtl_continual.routing._mixture import FeatureMixture
 
-__all__ = ["Router", "Routing", "UNKNOWN"]
+__all__ = ["UNKNOWN", "Router", "Routing"]
 
 UNKNOWN = -1
 """The ticket id of an input for which the router abstains."""

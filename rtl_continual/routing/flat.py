@@ -22,10 +22,16 @@ class FlatRouterConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["flat"] = "flat"
-    samples_per_ticket: int = Field(512, ge=16, description="drawn from each ticket's mixture to fit the gate")
-    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty on the gate's (standardised) weights")
+    samples_per_ticket: int = Field(
+        512, ge=16, description="drawn from each ticket's mixture to fit the gate"
+    )
+    weight_decay: float = Field(
+        1e-4, ge=0, description="L2 penalty on the gate's (standardised) weights"
+    )
     iterations: int = Field(100, ge=1, description="at most so many L-BFGS iterations per fit")
-    abstain_below: float = Field(0.0, ge=0, le=1, description="abstain when the confidence is lower")
+    abstain_below: float = Field(
+        0.0, ge=0, le=1, description="abstain when the confidence is lower"
+    )
     seed: int = Field(0, ge=0, description="of the samples drawn from the mixtures")
 
 
@@ -149,7 +155,9 @@ class FlatRouter(Router):
         They are looked at only when the gate grows, so the sequence may load them then.
         """
         if len(statistics) != self.num_tickets:
-            raise BankError(f"the gate has {self.num_tickets} outputs for {len(statistics)} tickets")
+            raise BankError(
+                f"the gate has {self.num_tickets} outputs for {len(statistics)} tickets"
+            )
         self._mixtures = statistics
 
 
@@ -175,8 +183,12 @@ class GateLearner:
         pool = torch.cat([*drawn, new])
         self.mean, self.scale = pool.mean(dim=0), pool.std(dim=0, correction=0).clamp_min(1e-6)
         device = features.device
-        self._old = ((torch.cat(drawn) - self.mean) / self.scale).float().to(device) if drawn else None
-        self._old_labels = torch.arange(self.label).repeat_interleave(config.samples_per_ticket).to(device)
+        self._old = (
+            ((torch.cat(drawn) - self.mean) / self.scale).float().to(device) if drawn else None
+        )
+        self._old_labels = (
+            torch.arange(self.label).repeat_interleave(config.samples_per_ticket).to(device)
+        )
         self.weight = torch.zeros(self.label + 1, new.shape[1], device=device, requires_grad=True)
         self.bias = torch.zeros(self.label + 1, device=device, requires_grad=True)
 
@@ -185,7 +197,10 @@ class GateLearner:
         return [self.weight, self.bias]
 
     def loss(self, features: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of a batch of new features against as many samples of each kind of old one."""
+        """Cross-entropy of a batch of new features and as many samples of old tickets' ones.
+
+        Every ticket weighs the same.
+        """
         x = (features - self.mean.to(features)) / self.scale.to(features)
         logits = x.float() @ self.weight.T + self.bias
         new = F.cross_entropy(logits, torch.full((len(x),), self.label, device=x.device))

@@ -8,10 +8,9 @@ __all__ = ["accuracy", "balanced_accuracy", "confusion_matrix", "recall_by_class
 
 
 def confusion_matrix(targets: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Counts ``[true class, predicted class]``; predictions outside ``0..classes-1`` count as wrong.
+    """Counts ``[classes, classes + 1]``: row = true class, column = predicted class.
 
-    The last column counts abstentions and other labels outside the range: the result is
-    ``[classes, classes + 1]``.
+    The last column counts abstentions and other labels outside ``0..classes-1``: they are wrong.
     """
     column = np.where((predictions >= 0) & (predictions < classes), predictions, classes)
     flat = np.bincount(targets * (classes + 1) + column, minlength=classes * (classes + 1))

@@ -22,20 +22,26 @@ __all__ = ["Prediction", "TicketBank"]
 
 
 class RoutesFeatures(Protocol):
-    """The part of a router that predicting needs."""
+    """The part of a router that a bank and those who extend it need."""
 
     @property
     def num_tickets(self) -> int: ...
 
     def route(self, features: torch.Tensor, *, budget: int | None = None) -> Any: ...
 
+    def fit(self, statistics: Sequence[Any]) -> None: ...
+
+    def add(self, statistics: Any) -> None: ...
+
 
 class BuildsHeads(Protocol):
-    """The part of a task that predicting needs."""
+    """The part of a task that a bank and those who extend it need."""
 
     num_outputs: int
 
     def build_head(self, feature_dim: int) -> nn.Module: ...
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
 
     def decide(self, outputs: torch.Tensor) -> torch.Tensor: ...
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from rtl_continual.errors import BankError
 
-__all__ = ["Mask", "MaskLayout", "NORM_LAYERS", "norm_state_names"]
+__all__ = ["NORM_LAYERS", "Mask", "MaskLayout", "norm_state_names"]
 
 NORM_LAYERS = (
     nn.modules.batchnorm._NormBase,

@@ -15,14 +15,14 @@ class _StraightThrough(torch.autograd.Function):
     """``weights * keep`` forward; the gradient reaches the scores as if ``keep`` were the score."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: FunctionCtx, scores: torch.Tensor, weights: torch.Tensor, keep: torch.Tensor
     ) -> torch.Tensor:
-        ctx.save_for_backward(weights)  # type: ignore[attr-defined]
+        ctx.save_for_backward(weights)
         return weights * keep
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (weights,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return grad * weights, None, None
 
@@ -49,7 +49,9 @@ def magnitude_scores(layout: MaskLayout, weights: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def top_scores(scores: torch.Tensor, layout: MaskLayout, sparsity: float, floor: float) -> torch.Tensor:
+def top_scores(
+    scores: torch.Tensor, layout: MaskLayout, sparsity: float, floor: float
+) -> torch.Tensor:
     """Keep the highest scores under a global budget, and never empty a layer.
 
     Args:
@@ -103,7 +105,12 @@ class MaskScores(nn.Module):
     keep: torch.Tensor
 
     def __init__(
-        self, layout: MaskLayout, weights: torch.Tensor, initial: torch.Tensor, *, floor: float = 0.1
+        self,
+        layout: MaskLayout,
+        weights: torch.Tensor,
+        initial: torch.Tensor,
+        *,
+        floor: float = 0.1,
     ) -> None:
         super().__init__()
         self.layout = layout
@@ -115,7 +122,9 @@ class MaskScores(nn.Module):
     @torch.no_grad()
     def binarise(self, sparsity: float) -> None:
         """Recompute the mask at a sparsity from the current scores."""
-        self.keep = top_scores(self.scores, self.layout, sparsity, self.floor).to(self.weights.dtype)
+        self.keep = top_scores(self.scores, self.layout, sparsity, self.floor).to(
+            self.weights.dtype
+        )
 
     def effective(self) -> dict[str, torch.Tensor]:
         """The masked weights by name, differentiable with respect to the scores."""

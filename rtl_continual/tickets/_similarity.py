@@ -8,7 +8,13 @@ import numpy as np
 
 from rtl_continual.tickets._mask import Mask
 
-__all__ = ["chance_jaccard", "corrected_jaccard", "layer_similarity", "similarity_matrix", "similarity_scores"]
+__all__ = [
+    "chance_jaccard",
+    "corrected_jaccard",
+    "layer_similarity",
+    "similarity_matrix",
+    "similarity_scores",
+]
 
 
 def chance_jaccard(density_a: float, density_b: float) -> float:
@@ -26,7 +32,10 @@ def chance_jaccard(density_a: float, density_b: float) -> float:
 
 
 def corrected_jaccard(a: Mask, b: Mask) -> float:
-    """Overlap beyond chance, ``(J - chance) / (1 - chance)``: 0 for random masks, 1 for equal ones."""
+    """Overlap beyond chance, ``(J - chance) / (1 - chance)``.
+
+    About 0 for independent random masks, 1 for equal ones, negative below chance.
+    """
     chance = chance_jaccard(1 - a.sparsity, 1 - b.sparsity)
     return (a.jaccard(b) - chance) / (1 - chance) if chance < 1 else 1.0
 
@@ -36,12 +45,14 @@ def similarity_matrix(masks: Sequence[Mask], *, corrected: bool = False) -> np.n
     matrix = np.eye(len(masks))
     for i, a in enumerate(masks):
         for j in range(i):
-            matrix[i, j] = matrix[j, i] = corrected_jaccard(a, masks[j]) if corrected else a.jaccard(masks[j])
+            matrix[i, j] = matrix[j, i] = (
+                corrected_jaccard(a, masks[j]) if corrected else a.jaccard(masks[j])
+            )
     return matrix
 
 
 def similarity_scores(masks: Sequence[Mask], *, corrected: bool = False) -> list[float | None]:
-    """Each ticket's mean overlap with all the others (arXiv 2601.22141); ``None`` for a lone one."""
+    """Each ticket's mean overlap with all others (arXiv 2601.22141); ``None`` for a lone one."""
     if len(masks) < 2:
         return [None] * len(masks)
     matrix = similarity_matrix(masks, corrected=corrected)

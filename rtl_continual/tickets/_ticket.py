@@ -58,7 +58,9 @@ class TicketInfo:
 
 
 def _frozen(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    return MappingProxyType({k: v.detach().to("cpu").contiguous().clone() for k, v in tensors.items()})
+    return MappingProxyType(
+        {k: v.detach().to("cpu").contiguous().clone() for k, v in tensors.items()}
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,5 +110,8 @@ class Ticket:
     def num_parameters(self) -> int:
         """Kept weights, norm state and head together."""
         return self.mask.kept + sum(
-            t.numel() for part in (self.norm, self.head) for t in part.values() if t.is_floating_point()
+            t.numel()
+            for part in (self.norm, self.head)
+            for t in part.values()
+            if t.is_floating_point()
         )

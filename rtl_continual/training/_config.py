@@ -20,15 +20,18 @@ class TicketConfig(BaseModel):
     score_lr: float = Field(0.01, gt=0, description="Adam's rate for the mask scores")
     norm_lr: float = Field(0.003, gt=0, description="Adam's rate for the norm affine parameters")
     head_lr: float = Field(0.003, gt=0, description="Adam's rate for the head")
-    ramp: float = Field(0.6, gt=0, le=1, description="fraction of steps during which sparsity rises")
+    ramp: float = Field(
+        0.6, gt=0, le=1, description="fraction of steps during which sparsity rises"
+    )
     binarise_every: int = Field(5, ge=1, description="steps between two recomputations of the mask")
     layer_floor: float = Field(
         0.1, ge=0, lt=1, description="each layer keeps at least this share of the mean density"
     )
     start: Literal["cold", "nearest", "core"] = Field(
         "nearest",
-        description="cold: magnitude scores, fresh head; nearest: mask, norm and head of the ticket "
-        "that fits the new data best; core: weights that many tickets share, and the nearest's norm and head",
+        description="cold: magnitude scores, fresh head; nearest: mask, norm and head of the "
+        "ticket that fits the new data best; core: weights that many tickets share, and the "
+        "nearest's norm and head",
     )
     start_strength: float = Field(
         0.5, ge=0, le=1, description="weight of known masks against magnitude in the initial scores"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from rtl_continual.errors import DataError
 from rtl_continual.routing import FeatureMixture, FlatRouter
@@ -80,7 +79,9 @@ class TicketLearner:
         self.optimizer = torch.optim.Adam(self.parameter_groups())
         self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self._lrs, self._decay = list(self._base_lrs), 1.0
-        self.start_sparsity = 0.0 if parent is None else max(0.0, config.sparsity - config.start_gap)
+        self.start_sparsity = (
+            0.0 if parent is None else max(0.0, config.sparsity - config.start_gap)
+        )
         self.target = config.sparsity
         self.scores.binarise(self.start_sparsity)
 
@@ -97,7 +98,11 @@ class TicketLearner:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What an optimizer updates, with each kind's own rate."""
-        parts = [[self.scores.scores], self._affine, list(self.head.parameters())]
+        parts: list[list[torch.Tensor]] = [
+            [self.scores.scores],
+            [*self._affine],
+            [*self.head.parameters()],
+        ]
         if self.gate is not None:
             parts.append(self.gate.parameters())
         rates = self.rates(self.config, gate=self.gate is not None)
@@ -186,10 +191,10 @@ class TicketLearner:
         tensors = {**self.norm, **self.head.state_dict()}
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
-                raise DataError(f"ticket '{info.name}' diverged: '{name}' is not finite; lower the rates")
-        mixture = FeatureMixture.fit(
-            features, components=self.config.mixture_components, seed=seed
-        )
+                raise DataError(
+                    f"ticket '{info.name}' diverged: '{name}' is not finite; lower the rates"
+                )
+        mixture = FeatureMixture.fit(features, components=self.config.mixture_components, seed=seed)
         return Ticket(
             id=len(self.bank),
             mask=self.scores.mask(),

@@ -139,7 +139,11 @@ class RTLMethod(Method[MethodConfig]):
             ],
             "similarity": self.bank.similarity().tolist(),
             "similarity_beyond_chance": self.bank.similarity(corrected=True).tolist(),
-            "discovery": {"clusters_found": len(self.bank), "adjusted_rand_index": None, "false_alarms": None},
+            "discovery": {
+                "clusters_found": len(self.bank),
+                "adjusted_rand_index": None,
+                "false_alarms": None,
+            },
         }
 
     def save(self, folder: str) -> None:
