@@ -1,0 +1,370 @@
+"""The command line: parses, calls, prints.
+
+What takes long to import (torch, and with it most rooms) is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import traceback
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from rtl_continual import __version__
+from rtl_continual.errors import DataError, RTLError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="rtl",
+    help="Continual learning with a growable bank of lottery tickets over one frozen backbone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Scenario files: what they may say, and whether one is right.")
+data_app = typer.Typer(help="Streams: which there are, and getting them ready.")
+bank_app = typer.Typer(help="Banks on disk: what is in them.")
+for part, name in ((config_app, "config"), (data_app, "data"), (bank_app, "bank")):
+    app.add_typer(part, name=name, no_args_is_help=True)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; may be repeated."),
+]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 2 the user's mistake, 1 our fault, 130 interrupted."""
+    try:
+        app(prog_name="rtl")
+    except RTLError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        print(
+            f"rtl {__version__}: this is our fault, not yours; please report what stands above",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"rtl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    scenario: Annotated[Path, typer.Argument(help="A scenario file (YAML).")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; default: runs/<name>-<time>.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut off.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Such as 0,1,2.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Run a scenario: results.json, metrics.jsonl, report.html and the bank."""
+    from rtl_continual.runs import (
+        load_scenario,
+        make_progress,
+        results_table,
+        run_scenario,
+        write_report,
+    )
+
+    changes = [*(overrides or [])]
+    if seeds is not None:
+        changes.append(f"seeds=[{seeds}]")
+    if jobs is not None:
+        changes.append(f"jobs={jobs}")
+    checked = load_scenario(scenario, changes)
+    folder = out or (_latest_run(checked.name) if resume else _new_run(checked.name))
+    errors = Console(stderr=True)
+    try:
+        results = run_scenario(checked, folder, resume=resume, progress=make_progress(errors))
+    except KeyboardInterrupt:
+        again = [word for word in sys.argv[1:] if word != "--resume"]
+        again += [] if out else ["--out", str(folder)]
+        saved = len(list((folder / "units").glob("*.json")))
+        print(
+            f"interrupted; {saved} finished units are saved in {folder}. Go on with:\n"
+            f"  rtl {shlex.join([*again, '--resume'])}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    report = write_report(folder)
+    if as_json:
+        _print_json({"folder": str(folder), "report": str(report), "results": results})
+    else:
+        console = Console()
+        width = console.width if console.is_terminal else 120
+        console.print(results_table(results, width=width), width=width)
+        print(report)
+
+
+def _new_run(name: str) -> Path:
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _latest_run(name: str) -> Path:
+    stamp = "[0-9]" * 8 + "-" + "[0-9]" * 6
+    found = sorted(Path("runs").glob(f"{name}-{stamp}"))
+    if not found:
+        raise RTLError(f"nothing to resume: there is no runs/{name}-<time>; name the folder with --out")
+    return found[-1]
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, with results.json in it.")],
+    as_json: AsJSON = False,
+) -> None:
+    """Render report.html again from results.json."""
+    from rtl_continual.runs import write_report
+
+    path = write_report(folder)
+    if as_json:
+        _print_json({"report": str(path)})
+    else:
+        print(path)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of a scenario file."""
+    from rtl_continual.runs import scenario_schema
+
+    _print_json(scenario_schema())
+
+
+@config_app.command("check")
+def config_check(
+    scenario: Annotated[Path, typer.Argument(help="A scenario file (YAML).")],
+    overrides: Overrides = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Check a scenario file and print it with every default filled in."""
+    from rtl_continual.runs import load_scenario
+
+    checked = load_scenario(scenario, overrides or [])
+    if as_json:
+        _print_json(checked.resolved())
+    else:
+        print(checked.to_yaml(), end="")
+
+
+@data_app.command("list")
+def data_list(as_json: AsJSON = False) -> None:
+    """List the streams."""
+    from rtl_continual.streams import stream_config_class, stream_names
+
+    found = {name: _options(stream_config_class(name).model_json_schema()) for name in stream_names()}
+    if as_json:
+        _print_json(found)
+        return
+    for name, options in found.items():
+        print(name)
+        for key, text in options.items():
+            print(f"  {key}: {text}")
+
+
+def _options(schema: dict[str, Any]) -> dict[str, str]:
+    described = {}
+    for key, part in schema["properties"].items():
+        if key != "name":
+            default = f" (default {json.dumps(part['default'])})" if "default" in part else ""
+            described[key] = part.get("description", "") + default
+    return described
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="A stream's name.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of the stream; may be repeated."),
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Draw a contact sheet into this file.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Get a stream ready: fetch, render and cache what it needs."""
+    from rtl_continual.runs import load_stream_config
+    from rtl_continual.streams import build_stream, contact_sheet
+
+    stream = build_stream(load_stream_config(name, overrides or []))
+    if sheet is not None:
+        contact_sheet(stream, sheet)
+    facts = {
+        "name": stream.name,
+        "domains": list(stream.domains),
+        "classes": list(stream.classes),
+        "fingerprint": stream.fingerprint,
+        "experiences": [
+            {"name": e.name, "train": len(e.train), "validation": len(e.validation)}
+            for e in stream.experiences
+        ],
+        "tests": {domain: len(part) for domain, part in stream.tests.items()},
+        "sheet": None if sheet is None else str(sheet),
+    }
+    if as_json:
+        _print_json(facts)
+        return
+    print(f"{stream.name}: {len(stream.classes)} classes, fingerprint {stream.fingerprint[:16]}")
+    for experience in stream.experiences:
+        sizes = f"{len(experience.train)} train, {len(experience.validation)} validation"
+        print(f"  {experience.name}: {sizes}")
+    print("  test: " + ", ".join(f"{domain} {len(part)}" for domain, part in stream.tests.items()))
+    if sheet is not None:
+        print(sheet)
+
+
+@app.command()
+def predict(
+    bank: Annotated[Path, typer.Argument(help="A bank's folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    as_json: AsJSON = False,
+) -> None:
+    """Route images through a bank and print label, ticket and confidence of each."""
+    import torch
+
+    from rtl_continual import load_bank
+
+    opened = load_bank(bank)
+    spec = opened.backbone.input_spec
+    torch.set_num_threads(1)
+    batches = [_read_image(path, spec.size) for path in images]
+    found = []
+    for path, image in zip(images, batches, strict=True):
+        answer = opened.predict(image)
+        ticket = int(answer.ticket_ids[0])
+        found.append(
+            {
+                "image": str(path),
+                "label": int(answer.labels[0]),
+                "ticket": ticket,
+                "ticket_name": opened[ticket].name if ticket >= 0 else None,
+                "confidence": round(float(answer.confidence[0]), 6),
+            }
+        )
+    if as_json:
+        _print_json(found)
+        return
+    for row in found:
+        name = "router abstained" if row["ticket_name"] is None else row["ticket_name"]
+        print(f"{row['image']}: {row['label']}  ({name}, confidence {row['confidence']:.3f})")
+
+
+def _read_image(path: Path, size: tuple[int, int] | None) -> Any:
+    """``uint8 [1, 3, height, width]``, resized to what the backbone takes."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            if opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
+                raise DataError(f"{path}: {opened.width} x {opened.height} pixels are too many")
+            picture = opened.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+    if size is not None and picture.size != (size[1], size[0]):
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].contiguous()
+
+
+@bank_app.command("list")
+def bank_list(
+    bank: Annotated[Path, typer.Argument(help="A bank's folder.")], as_json: AsJSON = False
+) -> None:
+    """List a bank's tickets."""
+    from rtl_continual import load_bank
+
+    opened = load_bank(bank)
+    rows = [
+        {
+            "id": ticket.id,
+            "name": ticket.name,
+            "cluster": ticket.info.cluster,
+            "parent": ticket.info.parent,
+            "sparsity": round(ticket.mask.sparsity, 6),
+            "samples": ticket.info.samples,
+            "relaxations": ticket.info.relaxations,
+            "similarity": ticket.info.similarity,
+            "fingerprint": ticket.fingerprint,
+        }
+        for ticket in opened
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        print(
+            f"{row['id']:3d}  {row['name']}  sparsity {row['sparsity']:.3f}  "
+            f"{row['samples']} samples  {row['fingerprint'][:12]}"
+        )
+
+
+@bank_app.command("inspect")
+def bank_inspect(
+    bank: Annotated[Path, typer.Argument(help="A bank's folder.")],
+    ticket: Annotated[int | None, typer.Option(help="One ticket alone.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Show what a bank holds: backbone, router, parameters, and each ticket's facts."""
+    from rtl_continual import load_bank
+
+    opened = load_bank(bank)
+    chosen = list(opened) if ticket is None else [opened[ticket]]
+    facts = {
+        "backbone": {
+            "name": opened.backbone.name,
+            "split": opened.backbone.split,
+            "weights": opened.backbone.weights,
+            "identity": opened.backbone.identity,
+        },
+        "router": getattr(opened.router, "name", None),
+        "parameters": opened.parameter_counts(),
+        "tickets": [
+            {
+                "id": one.id,
+                "fingerprint": one.fingerprint,
+                "sparsity": round(one.mask.sparsity, 6),
+                "parameters": one.num_parameters,
+                "layer_density": one.mask.layer_density(),
+                "info": one.info.to_json(),
+            }
+            for one in chosen
+        ],
+    }
+    if as_json:
+        _print_json(facts)
+    else:
+        import yaml
+
+        print(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), end="")

@@ -1,0 +1,112 @@
+"""What a run measures, from the confusion matrices of every stage and domain.
+
+Notation: ``a[i, j]`` is the accuracy on domain ``j``'s test set after experience ``i``; ``T`` is
+the last experience; ``s(j)`` is the experience that holds most of domain ``j``'s training images
+(its own one, where experiences are domains). A domain is *seen* from ``s(j)`` on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rtl_continual.streams import Stream
+from rtl_continual.tasks import accuracy, balanced_accuracy, recall_by_class
+
+__all__ = [
+    "average_accuracy",
+    "backward_transfer",
+    "forgetting",
+    "home_experiences",
+    "method_measures",
+]
+
+
+def home_experiences(stream: Stream) -> np.ndarray:
+    """``s(j)`` for each domain ``[domains]``; the earliest one where several hold as much."""
+    counts = np.stack(
+        [np.bincount(e.train.domains, minlength=len(stream.domains)) for e in stream.experiences]
+    )
+    return counts.argmax(axis=0)
+
+
+def average_accuracy(matrix: np.ndarray, homes: np.ndarray) -> float | None:
+    """Mean over stages of the mean over the domains seen so far (A-bar; Zhou et al., 2025, DUCT).
+
+    Args:
+        matrix: ``a``, ``[experiences, domains]``.
+        homes: ``s``, ``[domains]``.
+    """
+    rows = [row[homes <= stage].mean() for stage, row in enumerate(matrix) if (homes <= stage).any()]
+    return _number(np.mean(rows)) if rows else None
+
+
+def forgetting(matrix: np.ndarray, homes: np.ndarray) -> float | None:
+    """Mean over earlier domains of the best accuracy so far minus the last one.
+
+    ``mean over j with s(j) < T of max over i < T of a[i, j] - a[T, j]`` (Chaudhry et al., 2018).
+    ``None`` if there is no earlier domain.
+    """
+    earlier = homes < len(matrix) - 1
+    if not earlier.any():
+        return None
+    return _number((matrix[:-1, earlier].max(axis=0) - matrix[-1, earlier]).mean())
+
+
+def backward_transfer(matrix: np.ndarray, homes: np.ndarray) -> float | None:
+    """Mean over earlier domains of ``a[T, j] - a[s(j), j]`` (Lopez-Paz and Ranzato, 2017).
+
+    ``None`` if there is no earlier domain.
+    """
+    earlier = np.flatnonzero(homes < len(matrix) - 1)
+    if not len(earlier):
+        return None
+    return _number((matrix[-1, earlier] - matrix[homes[earlier], earlier]).mean())
+
+
+def method_measures(
+    confusions: Sequence[Sequence[np.ndarray]], domains: Sequence[str], homes: np.ndarray
+) -> dict[str, Any]:
+    """The part of a method's entry in ``results.json`` that all methods have.
+
+    Args:
+        confusions: per stage and domain, ``[classes, classes + 1]`` each.
+        domains: names of the columns.
+        homes: ``s``, ``[domains]``.
+    """
+    plain = np.array([[accuracy(c) for c in row] for row in confusions])
+    balanced = np.array([[balanced_accuracy(c) for c in row] for row in confusions])
+    last = confusions[-1]
+    total = np.sum(last, axis=0)
+    recalls = {name: recall_by_class(c) for name, c in zip(domains, last, strict=True)}
+    return {
+        "accuracy_matrix": _numbers(plain),
+        "balanced_accuracy_matrix": _numbers(balanced),
+        "final": {
+            "accuracy_by_domain": dict(zip(domains, _numbers(plain[-1]), strict=True)),
+            "balanced_accuracy_by_domain": dict(zip(domains, _numbers(balanced[-1]), strict=True)),
+            "accuracy_sample_weighted": _number(accuracy(total)),
+            "accuracy_domain_mean": _number(plain[-1].mean()),
+            "balanced_accuracy_domain_mean": _number(balanced[-1].mean()),
+            "recall_macro_by_domain": {n: _number(np.nanmean(r)) for n, r in recalls.items()},
+            "recall_by_class_by_domain": {n: _numbers(r) for n, r in recalls.items()},
+        },
+        "average_accuracy": average_accuracy(plain, homes),
+        "average_balanced_accuracy": average_accuracy(balanced, homes),
+        "forgetting": forgetting(plain, homes),
+        "balanced_forgetting": forgetting(balanced, homes),
+        "backward_transfer": backward_transfer(plain, homes),
+        "balanced_backward_transfer": backward_transfer(balanced, homes),
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _numbers(values: np.ndarray) -> list[Any]:
+    if values.ndim > 1:
+        return [_numbers(row) for row in values]
+    return [_number(value) for value in values]

@@ -1,0 +1,289 @@
+"""The scenario file: what runs, on what, with which methods."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+
+from rtl_continual.backbones import BackboneConfig, backbone_names
+from rtl_continual.errors import ConfigError, RTLError, unknown_name
+from rtl_continual.routing import router_config_class, router_names
+from rtl_continual.runs._method import MethodConfig
+from rtl_continual.runs._problems import check_section, shown
+from rtl_continual.runs._yaml import Document, KeyPath, read_document
+from rtl_continual.runs.methods import METHODS, method_class
+from rtl_continual.streams import stream_config_class, stream_names
+from rtl_continual.training import TicketConfig
+
+__all__ = [
+    "MethodEntry",
+    "Scenario",
+    "ScenarioHead",
+    "SweepConfig",
+    "load_scenario",
+    "load_stream_config",
+]
+
+LABEL = r"^[A-Za-z][A-Za-z0-9_-]*$"
+
+
+class SweepConfig(BaseModel):
+    """Some methods once more for each value of one key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str = Field(
+        pattern=r"^(tickets|router|backbone|methods)\.",
+        description="the key path that varies, such as tickets.sparsity",
+    )
+    values: tuple[float | int | str | bool | None, ...] = Field(
+        min_length=1, description="its values, in the order of the plot"
+    )
+    methods: tuple[str, ...] = Field(min_length=1, description="labels of methods that take part")
+
+
+class ScenarioHead(BaseModel):
+    """The keys of a scenario that are no sections of their own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=LABEL, description="letters, digits, - and _; names the output folder")
+    description: str = Field("", description="what the run shows")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="each method runs once per seed")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto takes a GPU if there is one"
+    )
+    threads: int = Field(1, ge=1, description="CPU threads per process")
+    jobs: int = Field(1, ge=1, description="worker processes")
+    evaluate_on: Literal["test", "validation"] = Field(
+        "test", description="validation is for choosing options: the test sets stay unseen"
+    )
+    growth: Literal["per_experience"] = Field(
+        "per_experience", description="when a ticket is added: one for each experience"
+    )
+    sweep: SweepConfig | None = Field(None, description="vary one key for some methods")
+
+
+class MethodEntry(BaseModel):
+    """One method of a run: which, and its options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    config: SerializeAsAny[MethodConfig]
+
+
+class Scenario(ScenarioHead):
+    """A checked scenario; :func:`load_scenario` makes one."""
+
+    stream: SerializeAsAny[BaseModel]
+    backbone: BackboneConfig
+    tickets: TicketConfig
+    router: SerializeAsAny[BaseModel]
+    methods: dict[str, MethodEntry]
+
+    def resolved(self) -> dict[str, Any]:
+        """The scenario as plain values, defaults filled in, in the form of its file."""
+        values = self.model_dump(mode="json")
+        values["methods"] = {
+            label: {"method": entry.method, **entry.config.model_dump(mode="json")}
+            for label, entry in self.methods.items()
+        }
+        order = [*ScenarioHead.model_fields, *_SECTIONS]
+        return {key: values[key] for key in sorted(values, key=order.index)}
+
+    def to_yaml(self) -> str:
+        """:meth:`resolved` as the text of a scenario file."""
+        return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True, width=100)
+
+    def with_value(self, key: str, value: Any) -> Scenario:
+        """The same scenario with one key changed, and without the sweep.
+
+        Raises:
+            ConfigError: if the key does not exist or does not take the value.
+        """
+        document = Document({**self.resolved(), "sweep": None}, {(): self.name})
+        document.set_value(key, value, f"--set {key}")
+        return _check(document)
+
+
+_SECTIONS = ("stream", "backbone", "tickets", "router", "methods")
+
+
+def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+    """Read and check a scenario file.
+
+    Args:
+        path: the file.
+        overrides: ``key.path=value`` each, as ``--set`` takes them; later ones win.
+
+    Raises:
+        ConfigError: with every problem of the file and of the overrides, one line each.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError([_missing_file(path)])
+    document = read_document(path)
+    for assignment in overrides:
+        try:
+            document.set(assignment)
+        except ConfigError as error:
+            document.problems.extend(error.problems)
+    return _check(document)
+
+
+def load_stream_config(name: str, overrides: Sequence[str] = ()) -> BaseModel:
+    """A stream's options from the command line alone.
+
+    Args:
+        name: the stream's.
+        overrides: ``key=value`` each, within the stream's section.
+
+    Raises:
+        RTLError: if there is no such stream, or with every problem of the overrides.
+    """
+    model = stream_config_class(name)
+    document = Document({"name": name}, {(): f"stream {name}"})
+    for assignment in overrides:
+        document.set(assignment)
+    config, problems = check_section(model, document.values, (), document)
+    if config is None:
+        raise ConfigError(problems)
+    return config
+
+
+def _missing_file(path: Path) -> str:
+    if path.is_dir():
+        return f"{path}: is a folder, not a scenario file"
+    folders = [folder for folder in {path.parent, Path("scenarios")} if folder.is_dir()]
+    found = {p.name: p for folder in sorted(folders) for p in sorted(folder.glob("*.y*ml"))}
+    wanted = path.name if path.suffix else f"{path.name}.yaml"
+    near = difflib.get_close_matches(wanted, found, n=1, cutoff=0.5)
+    if near:
+        return f"{path}: no such scenario file; did you mean {found[near[0]]}?"
+    listed = ", ".join(str(found[name]) for name in sorted(found)) or "none"
+    return f"{path}: no such scenario file. Found: {listed}"
+
+
+def _check(document: Document) -> Scenario:
+    problems = list(document.problems)
+    values = document.values
+
+    def section(key: str, model: type[Any]) -> Any:
+        part, found = check_section(model, values.get(key), (key,), document)
+        problems.extend(found)
+        return part
+
+    parts: dict[str, Any] = {
+        "stream": _named_section("stream", stream_names, stream_config_class, document, problems),
+        "router": _named_section("router", router_names, router_config_class, document, problems),
+        "backbone": section("backbone", BackboneConfig),
+        "tickets": section("tickets", TicketConfig),
+        "methods": _methods(document, problems),
+    }
+    backbone = parts["backbone"]
+    if backbone is not None and backbone.name not in backbone_names():
+        message = unknown_name("backbone", backbone.name, backbone_names())
+        problems.append(document.problem(("backbone", "name"), message))
+    plain = {key: value for key, value in values.items() if key not in _SECTIONS}
+    head, found = check_section(ScenarioHead, plain, (), document, also=_SECTIONS)
+    problems.extend(found)
+    if head is not None:
+        repeated = sorted({seed for seed in head.seeds if head.seeds.count(seed) > 1})
+        if repeated:
+            problems.append(document.problem(("seeds",), f"each seed once, got {repeated} again"))
+    if problems or head is None:
+        raise ConfigError(sorted(problems, key=_line_order))
+    scenario = Scenario(**dict(head), **parts)
+    if scenario.sweep is not None:
+        _check_sweep(scenario, scenario.sweep, document)
+    return scenario
+
+
+def _line_order(problem: str) -> tuple[int, int, int]:
+    """Problems of the file in its order, then those of overrides in theirs."""
+    if problem.startswith("--set "):
+        return (1, 0, 0)
+    numbers = problem.split(": ", 1)[0].rsplit(":", 2)[1:]
+    if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
+        return (0, int(numbers[0]), int(numbers[1]))
+    return (0, 0, 0)
+
+
+def _named_section(
+    key: str,
+    names: Callable[[], Sequence[str]],
+    config_class: Callable[[str], type[BaseModel]],
+    document: Document,
+    problems: list[str],
+) -> BaseModel | None:
+    """A section whose own ``name`` says which model it has."""
+    values = document.values.get(key)
+    if key == "router" and key not in document.values:
+        values = {"name": "flat"}
+    if not isinstance(values, Mapping):
+        message = "is missing" if values is None else f"must be a section, got {shown(values)}"
+        problems.append(document.problem((key,), f"{message}; give its name: {', '.join(names())}"))
+        return None
+    name = values.get("name")
+    if not isinstance(name, str):
+        message = "is missing" if name is None else f"must be text, got {shown(name)}"
+        message = f"{message}; give one of: {', '.join(names())}"
+        problems.append(document.problem((key, "name"), message))
+        return None
+    if name not in names():
+        problems.append(document.problem((key, "name"), unknown_name(key, name, names())))
+        return None
+    part, found = check_section(config_class(name), values, (key,), document)
+    problems.extend(found)
+    return part
+
+
+def _methods(document: Document, problems: list[str]) -> dict[str, MethodEntry] | None:
+    given = document.values.get("methods")
+    if not isinstance(given, Mapping) or not given:
+        message = "is missing" if "methods" not in document.values else f"got {shown(given)}"
+        message = f"{message}: name at least one method: {', '.join(sorted(METHODS))}"
+        problems.append(document.problem(("methods",), message))
+        return None
+    entries: dict[str, MethodEntry] = {}
+    for label, values in given.items():
+        path: KeyPath = ("methods", label)
+        if values is not None and not isinstance(values, Mapping):
+            problems.append(document.problem(path, f"must be a section, got {shown(values)}"))
+            continue
+        options = dict(values or {})
+        name = options.pop("method", label)
+        if not isinstance(name, str) or name not in METHODS:
+            where = (*path, "method") if "method" in (values or {}) else path
+            problems.append(document.problem(where, unknown_name("method", str(name), METHODS)))
+            continue
+        if not label[:1].isalpha() or not label.replace("-", "").replace("_", "").isalnum():
+            problems.append(document.problem(path, "a label has letters, digits, - and _ only"))
+        config_class = method_class(name).config_class
+        config, found = check_section(config_class, options, path, document, also=["method"])
+        problems.extend(found)
+        if config is not None:
+            entries[label] = MethodEntry(method=name, config=config)
+    return entries
+
+
+def _check_sweep(scenario: Scenario, sweep: SweepConfig, document: Document) -> None:
+    problems = [
+        document.problem(("sweep", "methods", i), unknown_name("method", label, scenario.methods))
+        for i, label in enumerate(sweep.methods)
+        if label not in scenario.methods
+    ]
+    for index, value in enumerate(sweep.values):
+        try:
+            scenario.with_value(sweep.key, value)
+        except RTLError as error:
+            message = str(error).removeprefix(f"--set {sweep.key}: ")
+            problems.append(document.problem(("sweep", "values", index), f"{sweep.key}: {message}"))
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,70 @@
+"""The scenario file's JSON schema, for editors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+
+from rtl_continual.backbones import BackboneConfig, backbone_names
+from rtl_continual.routing import router_config_class, router_names
+from rtl_continual.runs._scenario import ScenarioHead
+from rtl_continual.runs.methods import METHODS, method_class
+from rtl_continual.streams import stream_config_class, stream_names
+from rtl_continual.training import TicketConfig
+
+__all__ = ["scenario_schema"]
+
+
+def scenario_schema() -> dict[str, Any]:
+    """JSON schema (2020-12) of a scenario file, with every known stream, router and method."""
+    schema = ScenarioHead.model_json_schema()
+    definitions: dict[str, Any] = schema.pop("$defs", {})
+
+    def section(model: type[BaseModel]) -> dict[str, Any]:
+        part = model.model_json_schema()
+        definitions.update(part.pop("$defs", {}))
+        return part
+
+    def choice(parts: Iterable[tuple[str, type[BaseModel]]]) -> dict[str, Any]:
+        options = []
+        for name, model in parts:
+            part = section(model)
+            part["properties"]["name"] = {"const": name}
+            part["required"] = sorted({*part.get("required", []), "name"})
+            options.append(part)
+        return options[0] if len(options) == 1 else {"oneOf": options}
+
+    def method(name: str) -> dict[str, Any]:
+        part = section(method_class(name).config_class)
+        part.setdefault("properties", {})["method"] = {"const": name}
+        part["type"] = ["object", "null"]
+        return part
+
+    methods = {name: method(name) for name in sorted(METHODS)}
+    backbone = section(BackboneConfig)
+    backbone["properties"]["name"]["enum"] = list(backbone_names())
+    schema["properties"] |= {
+        "stream": choice((name, stream_config_class(name)) for name in stream_names()),
+        "backbone": backbone,
+        "tickets": section(TicketConfig),
+        "router": choice((name, router_config_class(name)) for name in router_names()),
+        "methods": {
+            "type": "object",
+            "minProperties": 1,
+            "description": "label to options; a label that is no method's name gives one as 'method'",
+            "properties": methods,
+            "additionalProperties": {
+                "anyOf": [
+                    {**part, "type": "object", "required": ["method"]} for part in methods.values()
+                ]
+            },
+        },
+    }
+    schema["required"] = sorted({*schema.get("required", []), "stream", "methods"})
+    schema["title"] = "rtl_continual scenario"
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    if definitions:
+        schema["$defs"] = definitions
+    return schema
