@@ -177,12 +177,21 @@ def random_colour(rng: np.random.Generator, low: int = 0, high: int = 256) -> np
     return rng.integers(low, high, 3).astype(np.float32)
 
 
-def contrasting_colour(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Draw colours until one stands out from the canvas ``[height, width, 3]``."""
+def contrasting_colour(
+    rng: np.random.Generator, canvas: np.ndarray, channel: float = 90, grey: float = 35
+) -> np.ndarray:
+    """Draw colours until one stands out from the canvas ``[height, width, 3]``.
+
+    Args:
+        rng: where colours come from.
+        canvas: what the colour is painted on.
+        channel: least distance to the canvas's mean in some channel, of 255.
+        grey: least distance of the grey values, of 255.
+    """
     mean = canvas.mean(axis=(0, 1))
     while True:
         colour = random_colour(rng)
-        if np.abs(colour - mean).max() > 90 and abs(colour.mean() - mean.mean()) > 35:
+        if np.abs(colour - mean).max() > channel and abs(colour.mean() - mean.mean()) > grey:
             return colour
 
 

@@ -97,14 +97,20 @@ def _printed(character: str, rng: np.random.Generator) -> np.ndarray:
     shape = _glyphs.draw_character(
         character,
         str(rng.choice(FONTS)),
-        size=rng.uniform(15, 27),
+        size=rng.uniform(13, 27),
         centre=tuple(rng.uniform(-3, 3, 2) + SIZE / 2),
-        angle=rng.uniform(-20, 20),
-        stretch=rng.uniform(0.85, 1.15),
+        angle=rng.uniform(-25, 25),
+        shear=rng.uniform(-0.2, 0.2),
+        stretch=rng.uniform(0.7, 1.2),
     )
-    paper, ink = rng.uniform(200, 255), rng.uniform(0, 80)
+    paper, ink = rng.uniform(190, 255), rng.uniform(0, 100)
+    # Worn type: ink is missing in spots.
+    spots = rng.normal(0.0, 1.0, (8, 8))
+    wear = np.kron(spots, np.ones((4, 4))) > rng.uniform(1.5, 3.5)
+    coverage = _glyphs.shrink(shape) * ~wear
     canvas = np.full((SIZE, SIZE, 3), paper)
-    return _finish(_glyphs.paint_over(canvas, _glyphs.shrink(shape), ink), rng, noise=4.0)
+    image = _glyphs.paint_over(canvas, coverage, ink)
+    return _finish(image, rng, noise=rng.uniform(2, 8), blur=rng.uniform(0.0, 0.6))
 
 
 def _street(
@@ -114,26 +120,25 @@ def _street(
     held_out: bool,
     distractors: int,
 ) -> np.ndarray:
-    patch = patches.draw(rng, held_out=held_out, blur=rng.uniform(1.5, 3.0))
-    wall = _glyphs.random_colour(rng)
-    canvas = 0.4 * patch + 0.6 * wall
-    colour = _glyphs.contrasting_colour(rng, canvas)
+    patch = patches.draw(rng, held_out=held_out, blur=rng.uniform(1.0, 3.0))
+    share = rng.uniform(0.3, 0.7)
+    canvas = share * patch + (1 - share) * _glyphs.random_colour(rng)
+    colour = _glyphs.contrasting_colour(rng, canvas, channel=70, grey=28)
     font = str(rng.choice(FONTS))
-    size, angle = rng.uniform(19, 27), rng.uniform(-12, 12)
-    centre = rng.uniform(-1.5, 1.5, 2) + SIZE / 2
+    size, angle = rng.uniform(18, 27), rng.uniform(-15, 15)
+    centre = rng.uniform(-2, 2, 2) + SIZE / 2
     for neighbour in range(distractors):
         # House numbers stand side by side: the first two left and right, later ones around.
-        direction = (
-            np.pi * neighbour if neighbour < 2 else rng.uniform(0, 2 * np.pi)
-        ) + np.deg2rad(-angle)
-        away = size * rng.uniform(0.8, 1.0) * np.array([np.cos(direction), np.sin(direction)])
+        direction = np.pi * neighbour if neighbour < 2 else rng.uniform(0, 2 * np.pi)
+        direction -= np.deg2rad(angle)
+        away = size * rng.uniform(0.7, 1.0) * np.array([np.cos(direction), np.sin(direction)])
         other = _glyphs.draw_character(
             str(rng.choice(CLASSES)), font, size=size, centre=tuple(centre + away), angle=angle
         )
         canvas = _glyphs.paint_over(canvas, _glyphs.shrink(other), colour)
     shape = _glyphs.draw_character(character, font, size=size, centre=tuple(centre), angle=angle)
     canvas = _glyphs.paint_over(canvas, _glyphs.shrink(shape), colour)
-    return _finish(canvas, rng, noise=4.0, blur=rng.uniform(0.2, 0.9))
+    return _finish(canvas, rng, noise=rng.uniform(2, 8), blur=rng.uniform(0.3, 1.0))
 
 
 def render_digits(seed: int, distractors: int) -> dict[str, DomainImages]:

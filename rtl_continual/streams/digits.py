@@ -5,7 +5,7 @@ domain         what it looks like                                               
 =============  ====================================================================  ==============
 handwritten    white pen strokes on black                                            UCI digits
 photo          the same strokes as the difference to a photograph (MNIST-M's way)    UCI digits
-printed        dark print on light paper; random font, size, angle and place         twenty fonts
+printed        dark, partly worn print on light paper; random font, size and angle   twenty fonts
 street         coloured print on a blurred photograph, with neighbours (SVHN's look)  twenty fonts
 outline        thin lines around the strokes, a sketch                               UCI digits
 =============  ====================================================================  ==============
@@ -38,7 +38,7 @@ from rtl_continual.streams._stream import ArraySet, Experience, Stream
 
 __all__ = ["DigitsConfig", "build_digits"]
 
-RENDER_VERSION = 1
+RENDER_VERSION = 2
 """Raised when the drawing code changes what it draws."""
 
 LIBRARIES = ("matplotlib", "numpy", "pillow", "scikit-learn")

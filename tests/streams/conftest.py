@@ -1,4 +1,4 @@
-"""One rendered digits stream for the whole room, in a cache folder of its own."""
+"""One rendered digits stream for the whole room."""
 
 from __future__ import annotations
 
@@ -10,21 +10,8 @@ from rtl_continual.streams import DigitsConfig, Stream, build_digits
 
 
 @pytest.fixture(scope="session")
-def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder that starts empty."""
-    return tmp_path_factory.mktemp("digits-cache")
-
-
-@pytest.fixture(scope="session")
-def digits(digits_cache: Path) -> Stream:
-    """The default stream, rendered into :func:`digits_cache`."""
+def digits(session_cache: Path) -> Stream:
+    """The default stream; afterwards its images lie in the session's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RTL_CACHE", str(digits_cache))
+        patch.setenv("RTL_CACHE", str(session_cache))
         return build_digits(DigitsConfig())
-
-
-@pytest.fixture
-def cached(digits: Stream, digits_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let a test build further streams from the images already rendered."""
-    monkeypatch.setenv("RTL_CACHE", str(digits_cache))
-    return digits_cache

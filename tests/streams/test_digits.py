@@ -24,7 +24,7 @@ def counts(part: ImageSet, classes: int = 10) -> np.ndarray:
     return np.bincount(part.targets, minlength=classes)
 
 
-def rendered(cached: object) -> dict[str, DomainImages]:
+def rendered() -> dict[str, DomainImages]:
     return digits_module._load_domains(DigitsConfig())[0]
 
 
@@ -56,7 +56,7 @@ def test_pixels_are_used_fully_and_differ_between_images(digits: Stream) -> None
         assert len(set(rows(experience.train))) == len(experience.train)
 
 
-def test_same_options_give_the_same_stream(digits: Stream, cached: object) -> None:
+def test_same_options_give_the_same_stream(digits: Stream) -> None:
     again = build_digits(DigitsConfig())
     assert again.fingerprint == digits.fingerprint
     for mine, other in zip(again.experiences, digits.experiences, strict=True):
@@ -75,9 +75,7 @@ def test_rendering_is_deterministic_and_depends_on_the_seed() -> None:
     assert not np.array_equal(street(3), street(4))
 
 
-def test_another_seed_is_another_stream(
-    digits: Stream, cached: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_seed_is_another_stream(digits: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def fewer(seed: int, distractors: int) -> dict[str, DomainImages]:
@@ -97,8 +95,8 @@ def test_another_seed_is_another_stream(
     assert other.fingerprint != digits.fingerprint
 
 
-def test_one_original_is_in_the_same_part_of_every_domain(digits: Stream, cached: object) -> None:
-    domains = rendered(cached)
+def test_one_original_is_in_the_same_part_of_every_domain(digits: Stream) -> None:
+    domains = rendered()
     first = domains[WRITTEN[0]]
     for name in WRITTEN[1:]:
         assert np.array_equal(domains[name].sources, first.sources)
@@ -117,12 +115,12 @@ def test_one_original_is_in_the_same_part_of_every_domain(digits: Stream, cached
     [{}, {"imbalance": 50}, {"mix": 2, "blur": 0.5}, {"images_per_domain": 100}],
     ids=["plain", "imbalanced", "mixed", "small"],
 )
-def test_no_source_is_in_two_parts(cached: object, options: dict[str, object]) -> None:
+def test_no_source_is_in_two_parts(options: dict[str, object]) -> None:
     config = DigitsConfig.model_validate(options)
     stream = build_digits(config)
     where = {
         data.images[i].tobytes(): int(data.sources[i])
-        for data in rendered(cached).values()
+        for data in rendered().values()
         for i in range(len(data.targets))
     }
     used = {
@@ -145,7 +143,7 @@ def test_photo_tiles_of_test_images_are_used_for_nothing_else() -> None:
     assert not kept & free
 
 
-def test_caps_keep_classes_balanced(cached: object) -> None:
+def test_caps_keep_classes_balanced() -> None:
     stream = build_digits(DigitsConfig(images_per_domain=100, test_images_per_domain=50))
     for experience in stream.experiences:
         assert counts(experience.train).tolist() == [10] * 10
@@ -153,7 +151,7 @@ def test_caps_keep_classes_balanced(cached: object) -> None:
         assert counts(stream.tests[experience.name]).tolist() == [5] * 10
 
 
-def test_imbalance_has_the_asked_ratio_and_differs_between_domains(cached: object) -> None:
+def test_imbalance_has_the_asked_ratio_and_differs_between_domains() -> None:
     stream = build_digits(DigitsConfig(imbalance=20))
     largest = set()
     for experience in stream.experiences:
@@ -166,7 +164,7 @@ def test_imbalance_has_the_asked_ratio_and_differs_between_domains(cached: objec
     assert len(largest) == 5
 
 
-def test_order_and_choice_of_domains(digits: Stream, cached: object) -> None:
+def test_order_and_choice_of_domains(digits: Stream) -> None:
     stream = build_digits(DigitsConfig(domains=("street", "handwritten")))
     assert stream.domains == tuple(stream.tests) == ("street", "handwritten")
     assert set(stream.experiences[1].train.domains.tolist()) == {1}
@@ -175,7 +173,7 @@ def test_order_and_choice_of_domains(digits: Stream, cached: object) -> None:
     assert stream.fingerprint != digits.fingerprint
 
 
-def test_mix_shuffles_neighbouring_domains_together(digits: Stream, cached: object) -> None:
+def test_mix_shuffles_neighbouring_domains_together(digits: Stream) -> None:
     stream = build_digits(DigitsConfig(mix=2))
     assert [e.name for e in stream.experiences] == ["experience 0", "experience 1", "experience 2"]
     found = [sorted(set(e.train.domains.tolist())) for e in stream.experiences]
@@ -187,7 +185,7 @@ def test_mix_shuffles_neighbouring_domains_together(digits: Stream, cached: obje
     )
 
 
-def test_blur_fades_neighbouring_domains_into_each_other(digits: Stream, cached: object) -> None:
+def test_blur_fades_neighbouring_domains_into_each_other(digits: Stream) -> None:
     stream = build_digits(DigitsConfig(blur=0.4))
     for index, experience in enumerate(stream.experiences):
         shares = np.bincount(experience.train.domains, minlength=5) / len(experience.train)

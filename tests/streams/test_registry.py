@@ -14,7 +14,7 @@ from rtl_continual.streams import (
 )
 
 
-def test_digits_is_registered(cached: object) -> None:
+def test_digits_is_registered() -> None:
     assert "digits" in stream_names()
     config = stream_config_class("digits").model_validate({"domains": ["outline"]})
     assert config == DigitsConfig(domains=("outline",))
