@@ -8,16 +8,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rtl_continual.store._manifest import FORMAT_VERSION, Manifest
     from rtl_continual.store._open import load_bank, save_bank
+    from rtl_continual.store._replay import Change, Replay, replay
     from rtl_continual.store._store import BankStore
+    from rtl_continual.store._verify import VerifyReport
 
-__all__ = ["FORMAT_VERSION", "BankStore", "Manifest", "load_bank", "save_bank"]
+__all__ = [
+    "FORMAT_VERSION",
+    "BankStore",
+    "Change",
+    "Manifest",
+    "Replay",
+    "VerifyReport",
+    "load_bank",
+    "replay",
+    "save_bank",
+]
 
 # Loaded on first use: the commands of this room are listed by `rtl --help`, without torch.
 _EXPORTS = {
     "FORMAT_VERSION": "_manifest",
     "BankStore": "_store",
+    "Change": "_replay",
     "Manifest": "_manifest",
+    "Replay": "_replay",
+    "VerifyReport": "_verify",
     "load_bank": "_open",
+    "replay": "_replay",
     "save_bank": "_open",
 }
 

@@ -82,6 +82,10 @@ class BankFiles:
         matches = (_BLOB.fullmatch(name) for name in self.storage.list("blobs"))
         return {m[1]: self.storage.size(blob_name(m[1])) for m in matches if m}
 
+    def has_blob(self, sha256: str) -> bool:
+        """Whether a blob is there; its content is not looked at."""
+        return self.storage.has(blob_name(sha256))
+
     def blob(self, sha256: str, size: int, what: str) -> bytes:
         """A blob's bytes, checked against its hash.
 
@@ -122,8 +126,12 @@ class BankFiles:
         Raises:
             BankError: if a tag's file is damaged.
         """
-        names = [name.removesuffix(".json") for name in self.storage.list("tags")]
-        return {name: self.tagged(name) for name in names if _TAG.fullmatch(name)}
+        return {name: self.tagged(name) for name in self.tag_names()}
+
+    def tag_names(self) -> list[str]:
+        """The names of all tags, sorted."""
+        names = (name.removesuffix(".json") for name in self.storage.list("tags"))
+        return [name for name in names if _TAG.fullmatch(name)]
 
     def tagged(self, tag: str) -> int:
         """The version that a tag names.
@@ -133,7 +141,7 @@ class BankFiles:
         """
         name = tag_name(tag)
         if not self.storage.has(name):
-            known = ", ".join(n.removesuffix(".json") for n in self.storage.list("tags")) or "none"
+            known = ", ".join(self.tag_names()) or "none"
             raise BankError(f"bank '{self}' has no tag '{tag}'; it has: {known}")
         pointer = Pointer.decode(self.storage.read(name, 4096), f"tag '{tag}' ('{self}/{name}')")
         if pointer.name != tag or self.read(pointer.version).sha256 != pointer.manifest:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from rtl_continual import __version__
 from rtl_continual.errors import BankError
 from rtl_continual.store._sealed import parse_json, seal, unseal
 
@@ -26,6 +28,10 @@ FORMAT_VERSION = 1
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class _Part(BaseModel):
@@ -91,8 +97,8 @@ class Manifest(_Part):
     parent: Link | None
     operation: Literal["create", "commit", "rollback", "collect", "export"]
     source: Link | None = None
-    created: str
-    writer: str
+    created: str = Field(default_factory=_now)
+    writer: str = f"rtl_continual {__version__}"
     message: str = ""
     retired: tuple[int, ...] = ()
     backbone: BackboneEntry
@@ -124,6 +130,23 @@ class Manifest(_Part):
     def link(self) -> Link:
         """How other manifests refer to this one."""
         return Link(version=self.version, sha256=self.sha256)
+
+    def following(
+        self,
+        operation: Literal["commit", "rollback", "collect"],
+        message: str,
+        **changes: Any,
+    ) -> Manifest:
+        """The manifest of the next version: this one's content but for ``changes``."""
+        content = ("retired", "backbone", "task", "router", "tickets")
+        values = {name: getattr(self, name) for name in content} | changes
+        return Manifest(
+            version=self.version + 1,
+            parent=self.link,
+            operation=operation,
+            message=message,
+            **values,
+        )
 
     def blobs(self) -> dict[str, int]:
         """Hash and size of everything this version refers to."""

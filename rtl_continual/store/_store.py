@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 
-from rtl_continual import __version__
 from rtl_continual.backbones import Backbone
 from rtl_continual.errors import BankError
 from rtl_continual.routing import FeatureMixture, Router, build_router
 from rtl_continual.store._codec import encode_ticket
+from rtl_continual.store._collect import collect
 from rtl_continual.store._files import FOLDERS, BankFiles
+from rtl_continual.store._history import diff, export, history, kept_version, rollback
 from rtl_continual.store._load import load_ticket, load_version
 from rtl_continual.store._manifest import (
     BackboneEntry,
@@ -31,7 +31,9 @@ from rtl_continual.store._parts import (
     is_reference,
     task_config,
 )
+from rtl_continual.store._sizes import sizes
 from rtl_continual.store._storage import LocalStorage
+from rtl_continual.store._verify import VerifyReport, verify
 from rtl_continual.tickets import Ticket, TicketBank
 
 __all__ = ["BankStore"]
@@ -103,8 +105,6 @@ class BankStore(BankFiles):
             version=1,
             parent=None,
             operation="create",
-            created=_now(),
-            writer=_writer(),
             message=message,
             backbone=store._backbone_entry(bank, embed_backbone),
             task=TaskEntry(name=task_name, config=config),
@@ -138,8 +138,66 @@ class BankStore(BankFiles):
             BankError: if the version is missing or damaged, or the backbone is another one.
         """
         return load_version(
-            self, self.read(version), backbone=backbone, cache_bytes=cache_bytes, device=device
+            self,
+            kept_version(self, version),
+            backbone=backbone,
+            cache_bytes=cache_bytes,
+            device=device,
         )
+
+    def verify(self) -> VerifyReport:
+        """Hash everything again, and prove that no stored ticket has ever changed."""
+        return verify(self)
+
+    def history(self) -> list[dict[str, Any]]:
+        """What each version brought, oldest first."""
+        return history(self)
+
+    def diff(self, old: int, new: int) -> dict[str, Any]:
+        """What differs between two versions: tickets, router, sizes."""
+        return diff(self, old, new)
+
+    def sizes(self, version: int | None = None) -> dict[str, Any]:
+        """Bytes of each ticket, against the entropy of its mask and a dense copy of the model."""
+        return sizes(self, self.read(version))
+
+    def rollback(self, to: int, *, message: str = "") -> Manifest:
+        """Append a version whose content is that of version ``to``. Nothing is removed.
+
+        Raises:
+            BankError: if there is no such version, or its content has been collected.
+        """
+        return rollback(self, to, message)
+
+    def gc(
+        self, *, grace: float = 7 * 86400.0, keep: int | None = None, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Remove the blobs that no kept version refers to, and what killed writers left.
+
+        Args:
+            grace: seconds that a file must have been there, and a version retired, before
+                anything is removed; longer than any commit takes or reader holds a version.
+            keep: retire all versions but so many of the newest, and tagged ones: they can no
+                longer be opened, but stay in the history. ``None`` retires none.
+            dry_run: only say what would go.
+
+        Returns:
+            What was retired and removed.
+
+        Raises:
+            BankError: if a manifest or a tag is damaged: then nothing is removed.
+        """
+        return collect(self, grace=grace, keep=keep, dry_run=dry_run)
+
+    def export_version(self, path: str | Path, version: int | None = None) -> BankStore:
+        """Copy one version (HEAD by default) to a new bank in another folder, as its version 1.
+
+        Raises:
+            BankError: if there is a bank in that folder already, or a blob is damaged.
+        """
+        target = BankStore(LocalStorage(Path(path)))
+        export(self, self.read(version), target)
+        return target
 
     def commit(self, bank: TicketBank, *, message: str = "") -> Manifest:
         """Append the bank's new tickets and its router as a new version.
@@ -200,7 +258,7 @@ class BankStore(BankFiles):
         entry = self._router_entry(router)
         if entry == head.router and tickets == head.tickets:
             return head
-        return self._following(head, "commit", message, router=entry, tickets=tickets)
+        return head.following("commit", message, router=entry, tickets=tickets)
 
     def _router_of(self, version: int) -> RouterEntry | None:
         return self.read(version).router
@@ -239,29 +297,6 @@ class BankStore(BankFiles):
         grown = build_router(router.config)  # type: ignore[attr-defined]
         grown.fit([FeatureMixture(ticket.statistics) for ticket in [*stored, *fresh]])
         return grown
-
-    def _following(
-        self,
-        head: Manifest,
-        operation: Literal["commit", "rollback", "collect"],
-        message: str,
-        **changes: Any,
-    ) -> Manifest:
-        """The manifest after ``head``: the same content but for ``changes``."""
-        values = {name: getattr(head, name) for name in type(head).model_fields}
-        return Manifest(
-            **values
-            | {
-                "version": head.version + 1,
-                "parent": head.link,
-                "operation": operation,
-                "source": None,
-                "created": _now(),
-                "writer": _writer(),
-                "message": message,
-            }
-            | changes
-        )
 
     def _ticket_entry(self, ticket: Ticket, bank: TicketBank) -> TicketEntry:
         sha256, size = self.put(encode_ticket(ticket, bank.backbone.identity))
@@ -311,11 +346,3 @@ def _moved(ticket: Ticket, base: int, shift: int) -> Ticket:
         parent += shift
     info = replace(ticket.info, parent=parent)
     return replace(ticket, id=ticket.id + shift, info=info)
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _writer() -> str:
-    return f"rtl_continual {__version__}"
