@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 
 import torch
-from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
+from torch.distributions import Distribution, LowRankMultivariateNormal, MultivariateNormal
 
 from rtl_continual.errors import DataError
 
@@ -21,9 +20,11 @@ class FeatureMixture:
 
     Features are scaled to unit deviation, projected on the leading principal axes when there are
     more than ``rank`` of them, and described by full-covariance components there; what the axes
-    leave out is independent noise per feature. With few features nothing is left out and this is
-    a plain full-covariance mixture. Sampling from it trains gates without stored images, as SOYO
-    (Wang et al., 2025) does with final features.
+    leave out is independent noise of each feature. A component's covariance over the scaled
+    features is then ``axes' C axes + diag(residual^2)``, and each feature keeps its variance.
+    With few features nothing is left out and this is a plain full-covariance mixture. Sampling
+    from it trains gates without stored images, as SOYO (Wang et al., 2025) does with final
+    features.
 
     Args:
         tensors: the stored form; see :meth:`tensors`.
@@ -77,8 +78,7 @@ class FeatureMixture:
         z = (x - center) / scale
         stored = {"center": center, "scale": scale, "count": torch.tensor(count)}
         if width > rank:
-            pca = PCA(n_components=min(rank, count), svd_solver="full").fit(z.numpy())
-            axes = torch.from_numpy(pca.components_)
+            axes = torch.linalg.eigh(z.T @ z).eigenvectors[:, -min(rank, count) :].T
             projected = z @ axes.T
             stored["axes"] = axes
             stored["residual"] = (z - projected @ axes).pow(2).mean(dim=0).add(ridge).sqrt()
@@ -135,24 +135,21 @@ class FeatureMixture:
 
     def log_prob(self, features: torch.Tensor) -> torch.Tensor:
         """Log density ``[batch]`` of features ``[batch, features]``."""
-        z = (features.double() - self.center) / self.scale
-        constant = self.scale.log().sum()
-        residual_energy = torch.zeros(len(z), dtype=torch.float64)
-        if self.axes is not None and self.residual is not None:
-            projected = z @ self.axes.T
-            left = (z - projected @ self.axes) / self.residual
-            # The leftover lives in the complement of the axes: width - rank dimensions.
-            share = (self.width - self.axes.shape[0]) / self.width
-            residual_energy = 0.5 * left.pow(2).sum(dim=1)
-            constant = constant + share * self.residual.log().sum()
-            constant = constant + 0.5 * (self.width - self.axes.shape[0]) * math.log(2 * math.pi)
-            z = projected
-        terms = []
+        z = (features.detach().cpu().double() - self.center) / self.scale
+        parts = []
         for weight, mean, factor in zip(self.weights, self.means, self.cholesky, strict=True):
-            solved = torch.linalg.solve_triangular(factor, (z - mean).T, upper=False)
-            log_det = factor.diagonal().log().sum() + 0.5 * len(mean) * math.log(2 * math.pi)
-            terms.append(weight.log() - 0.5 * solved.pow(2).sum(dim=0) - log_det)
-        return torch.logsumexp(torch.stack(terms), dim=0) - residual_energy - constant
+            component: Distribution
+            if self.axes is not None and self.residual is not None:
+                component = LowRankMultivariateNormal(
+                    mean @ self.axes,
+                    self.axes.T @ factor,
+                    self.residual.square(),
+                    validate_args=False,
+                )
+            else:
+                component = MultivariateNormal(mean, scale_tril=factor, validate_args=False)
+            parts.append(weight.log() + component.log_prob(z))
+        return torch.logsumexp(torch.stack(parts), dim=0) - self.scale.log().sum()
 
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of each feature over the whole mixture, both ``[features]``."""
