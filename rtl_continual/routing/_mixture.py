@@ -136,20 +136,19 @@ class FeatureMixture:
     def log_prob(self, features: torch.Tensor) -> torch.Tensor:
         """Log density ``[batch]`` of features ``[batch, features]``."""
         z = (features.detach().cpu().double() - self.center) / self.scale
-        parts = []
-        for weight, mean, factor in zip(self.weights, self.means, self.cholesky, strict=True):
-            component: Distribution
-            if self.axes is not None and self.residual is not None:
-                component = LowRankMultivariateNormal(
-                    mean @ self.axes,
-                    self.axes.T @ factor,
-                    self.residual.square(),
-                    validate_args=False,
-                )
-            else:
-                component = MultivariateNormal(mean, scale_tril=factor, validate_args=False)
-            parts.append(weight.log() + component.log_prob(z))
+        parts = [
+            weight.log() + self._component(mean, factor).log_prob(z)
+            for weight, mean, factor in zip(self.weights, self.means, self.cholesky, strict=True)
+        ]
         return torch.logsumexp(torch.stack(parts), dim=0) - self.scale.log().sum()
+
+    def _component(self, mean: torch.Tensor, factor: torch.Tensor) -> Distribution:
+        """One Gaussian over scaled features."""
+        if self.axes is None or self.residual is None:
+            return MultivariateNormal(mean, scale_tril=factor, validate_args=False)
+        return LowRankMultivariateNormal(
+            mean @ self.axes, self.axes.T @ factor, self.residual.square(), validate_args=False
+        )
 
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of each feature over the whole mixture, both ``[features]``."""
