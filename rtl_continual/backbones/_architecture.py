@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 
@@ -13,8 +14,17 @@ from rtl_continual.errors import RTLError, unknown_name
 
 __all__ = ["Architecture", "Network", "resolve_stage"]
 
-Network = tuple[nn.Module, Callable[[], "OrderedDict[str, nn.Module]"]]
-"""A whole network to load weights into, and a function that then takes it apart into stages."""
+
+class Network(NamedTuple):
+    """A whole network.
+
+    ``module`` is what weights are loaded into, its classifier replaced by an identity;
+    ``take_apart`` then gives its stages in order; ``feature_dim`` is their output's width.
+    """
+
+    module: nn.Module
+    take_apart: Callable[[], OrderedDict[str, nn.Module]]
+    feature_dim: int
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,6 @@ class Architecture:
         default_split: last stage of the trunk unless a split is asked for.
         head: prefix of the classifier's keys in full state dicts; ``None`` without a classifier.
         input_spec: what images it takes when its weights say nothing else.
-        feature_dim: length of the pooled features, in widths where there is a width to set.
         build: makes the network with fresh weights, for one image size or ``None``, and a width.
         has_width: whether there is a width to set.
         fixed_size: whether its weights fit images of one size only.
@@ -36,7 +45,6 @@ class Architecture:
     default_split: str
     head: str | None
     input_spec: InputSpec
-    feature_dim: int
     build: Callable[[int | None, int], Network]
     has_width: bool = False
     fixed_size: bool = False

@@ -99,7 +99,9 @@ class Backbone(nn.Module):
         children = [child for child, _ in trunk.named_children()]
         for tap in self.taps or ():
             if not isinstance(trunk, nn.Sequential) or tap not in children:
-                raise RTLError(f"backbone '{name}': tap '{tap}' is no stage of the trunk {children}")
+                raise RTLError(
+                    f"backbone '{name}': tap '{tap}' is no stage of the trunk {children}"
+                )
         shape = (1, self.input_spec.channels, 1, 1)
         self.register_buffer("mean", torch.tensor(self.input_spec.mean).view(shape))
         self.register_buffer("std", torch.tensor(self.input_spec.std).view(shape))
@@ -122,7 +124,9 @@ class Backbone(nn.Module):
     def check_images(self, images: torch.Tensor) -> None:
         """Raise :class:`DataError` unless ``images`` is what this backbone takes."""
         spec = self.input_spec
-        wanted = f"[batch, {spec.channels}, {', '.join(map(str, spec.size or ('height', 'width')))}]"
+        wanted = (
+            f"[batch, {spec.channels}, {', '.join(map(str, spec.size or ('height', 'width')))}]"
+        )
         if not isinstance(images, torch.Tensor):
             raise DataError(f"images must be a tensor {wanted}, got {type(images).__name__}")
         if (
@@ -190,7 +194,9 @@ class Backbone(nn.Module):
         if not hasattr(self, "_router_feature_dim"):
             height, width = self.input_spec.size or (64, 64)
             with torch.no_grad():
-                probe = torch.zeros(1, self.input_spec.channels, height, width, device=self.mean.device)
+                probe = torch.zeros(
+                    1, self.input_spec.channels, height, width, device=self.mean.device
+                )
                 self._router_feature_dim = int(self.run_trunk(probe).router_features.shape[1])
         return self._router_feature_dim
 

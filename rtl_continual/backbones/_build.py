@@ -48,8 +48,8 @@ def split_names(name: str) -> tuple[str, ...]:
     """
     architecture = _architecture(name)
     with torch.device("meta"):
-        _, take_apart = architecture.build(None, _DEFAULT.width)
-    return _splits(take_apart())
+        network = architecture.build(None, _DEFAULT.width)
+    return _splits(network.take_apart())
 
 
 def build_backbone(config: BackboneConfig | str, **overrides: Any) -> Backbone:
@@ -72,26 +72,29 @@ def build_backbone(config: BackboneConfig | str, **overrides: Any) -> Backbone:
     if config.width != _DEFAULT.width and not architecture.has_width:
         raise RTLError(f"backbone '{config.name}' has no width to set")
     seed = parse_seed(config.weights)
-    state, spec = (None, architecture.input_spec) if seed is not None else _read(architecture, config)
+    state, spec = (
+        (None, architecture.input_spec) if seed is not None else _read(architecture, config)
+    )
     if config.input_size is not None:
         spec = replace(spec, size=(config.input_size, config.input_size))
     with seeded(seed):
-        network, take_apart = architecture.build(spec.size and spec.size[0], config.width)
+        network = architecture.build(spec.size and spec.size[0], config.width)
     if state is not None:
         source = f"weights '{config.weights}' of backbone '{config.name}'"
-        load_weights(network, state, source=source, head=architecture.head)
-    stages = take_apart()
+        load_weights(network.module, state, source=source, head=architecture.head)
+    stages = network.take_apart()
     split = resolve_stage("split", config.split or architecture.default_split, _splits(stages))
     names = list(stages)
     cut = names.index(split) + 1
     taps = config.taps
     if taps is not None:
-        taps = tuple(resolve_stage("tap", tap, names[:cut]) for tap in taps)
+        tapped = {resolve_stage("tap", tap, names[:cut]) for tap in taps}
+        taps = tuple(name for name in names[:cut] if name in tapped)
     return Backbone(
         config.name,
         nn.Sequential(OrderedDict((name, stages[name]) for name in names[:cut])),
         nn.Sequential(OrderedDict((name, stages[name]) for name in names[cut:])),
-        feature_dim=architecture.feature_dim * (config.width if architecture.has_width else 1),
+        feature_dim=network.feature_dim,
         input_spec=spec,
         split=split,
         weights=config.weights,

@@ -27,7 +27,10 @@ class ResidualBlock(nn.Module):
             if stride == 1 and width_in == width_out
             else nn.Sequential(
                 OrderedDict(
-                    conv=nn.Conv2d(width_in, width_out, 1, stride, bias=False),
+                    # The stride is taken apart from the convolution: oneDNN 3 writes past its
+                    # buffers in the backward pass of strided 1x1 kernels on fewer than 8 channels.
+                    subsample=nn.AvgPool2d(1, stride),
+                    conv=nn.Conv2d(width_in, width_out, 1, bias=False),
                     bn=nn.BatchNorm2d(width_out),
                 )
             )
@@ -70,7 +73,7 @@ def glyphnet_stages(width: int = 24) -> OrderedDict[str, nn.Module]:
 
 def _build(size: int | None, width: int) -> Network:
     network = nn.Sequential(glyphnet_stages(width))
-    return network, lambda: OrderedDict(network.named_children())
+    return Network(network, lambda: OrderedDict(network.named_children()), 4 * width)
 
 
 GLYPHNET = Architecture(
@@ -78,7 +81,6 @@ GLYPHNET = Architecture(
     default_split="block1",
     head=None,
     input_spec=InputSpec(size=(32, 32)),
-    feature_dim=4,
     build=_build,
     has_width=True,
 )

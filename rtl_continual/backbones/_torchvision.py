@@ -123,7 +123,10 @@ def _build(
     """Make torchvision's network without its classifier, the last linear layer."""
     import torchvision
 
-    options = {}
+    options: dict[str, Any] = {}
+    # Dropping blocks at random would make what a ticket learns depend on the global random state.
+    if take_apart in (_efficientnet_stages, _convnext_stages):
+        options["stochastic_depth_prob"] = 0.0
     if take_apart is _vit_stages:
         options["image_size"] = size or VIT_SIZE
         patch = int(name.rpartition("_")[2])
@@ -133,71 +136,72 @@ def _build(
                 f"pixels, got {size}"
             )
     network = torchvision.models.get_model(name, weights=None, **options)
+    classifier: Any = network.get_submodule(head.removesuffix("."))
     network.set_submodule(head.removesuffix("."), nn.Identity())
-    return network, partial(take_apart, network)
+    return Network(network, partial(take_apart, network), classifier.in_features)
 
 
-# Per name: the default split and the width of the pooled features. The default is the end of a
-# group of blocks, or a block within one, with 10 to 25 % of the FLOPs at 224 pixels in the trunk.
-_FAMILIES: tuple[tuple[Callable[[Any], Stages], str, dict[str, tuple[str, int]]], ...] = (
+# Per name: the default split, the end of a group of blocks or a block within one, with 10 to 25 %
+# of the FLOPs at 224 pixels in the trunk.
+_FAMILIES: tuple[tuple[Callable[[Any], Stages], str, dict[str, str]], ...] = (
     (
         _resnet_stages,
         "fc.",
         {
-            "resnet18": ("layer1_0", 512),
-            "resnet34": ("layer1", 512),
-            "resnet50": ("layer1", 2048),
-            "resnet101": ("layer1", 2048),
-            "resnet152": ("layer2", 2048),
-            "resnext50_32x4d": ("layer1", 2048),
-            "resnext101_32x8d": ("layer2", 2048),
-            "resnext101_64x4d": ("layer2", 2048),
-            "wide_resnet50_2": ("layer1", 2048),
-            "wide_resnet101_2": ("layer2", 2048),
+            "resnet18": "layer1_0",
+            "resnet34": "layer1",
+            "resnet50": "layer1",
+            "resnet101": "layer1",
+            "resnet152": "layer2",
+            "resnext50_32x4d": "layer1",
+            "resnext101_32x8d": "layer2",
+            "resnext101_64x4d": "layer2",
+            "wide_resnet50_2": "layer1",
+            "wide_resnet101_2": "layer2",
         },
     ),
-    (_mobilenet_stages, "classifier.1.", {"mobilenet_v2": ("block2", 1280)}),
+    (_mobilenet_stages, "classifier.1.", {"mobilenet_v2": "block2"}),
     (
         _mobilenet_stages,
         "classifier.3.",
-        {"mobilenet_v3_small": ("block1", 1024), "mobilenet_v3_large": ("block3", 1280)},
+        {"mobilenet_v3_small": "block1", "mobilenet_v3_large": "block3"},
     ),
     (
         _efficientnet_stages,
         "classifier.1.",
         {
-            "efficientnet_b0": ("stage2", 1280),
-            "efficientnet_b1": ("stage2", 1280),
-            "efficientnet_b2": ("stage2", 1408),
-            "efficientnet_b3": ("stage2", 1536),
-            "efficientnet_b4": ("stage2", 1792),
-            "efficientnet_b5": ("stage2", 2048),
-            "efficientnet_b6": ("stage2", 2304),
-            "efficientnet_b7": ("stage2", 2560),
-            "efficientnet_v2_s": ("stage2_1", 1280),
-            "efficientnet_v2_m": ("stage2_2", 1280),
-            "efficientnet_v2_l": ("stage2_3", 1280),
+            "efficientnet_b0": "stage2",
+            "efficientnet_b1": "stage2",
+            "efficientnet_b2": "stage2",
+            "efficientnet_b3": "stage2",
+            "efficientnet_b4": "stage2",
+            "efficientnet_b5": "stage2",
+            "efficientnet_b6": "stage2",
+            "efficientnet_b7": "stage2",
+            "efficientnet_v2_s": "stage2_1",
+            "efficientnet_v2_m": "stage2_2",
+            "efficientnet_v2_l": "stage2_3",
         },
     ),
     (
         _convnext_stages,
         "classifier.2.",
         {
-            "convnext_tiny": ("stage1", 768),
-            "convnext_small": ("stage2", 768),
-            "convnext_base": ("stage2", 1024),
-            "convnext_large": ("stage2", 1536),
+            "convnext_tiny": "stage1",
+            "convnext_small": "stage2",
+            "convnext_base": "stage2",
+            "convnext_large": "stage2",
         },
     ),
     (
         _vit_stages,
         "heads.head.",
         {
-            "vit_b_16": ("block2", 768),
-            "vit_b_32": ("block2", 768),
-            "vit_l_16": ("block4", 1024),
-            "vit_l_32": ("block4", 1024),
-            "vit_h_14": ("block5", 1280),
+            "vit_b_16": "block2",
+            "vit_b_32": "block2",
+            "vit_l_16": "block4",
+            "vit_l_32": "block4",
+            "vit_h_14": "block5",
         },
     ),
 )
@@ -207,13 +211,12 @@ def _architectures() -> dict[str, Architecture]:
     found = {}
     for take_apart, head, names in _FAMILIES:
         vit = take_apart is _vit_stages
-        for name, (split, feature_dim) in names.items():
+        for name, split in names.items():
             found[name] = Architecture(
                 name=name,
                 default_split=split,
                 head=head,
                 input_spec=replace(IMAGENET, size=(VIT_SIZE, VIT_SIZE)) if vit else IMAGENET,
-                feature_dim=feature_dim,
                 build=partial(_build, name, take_apart, head),
                 fixed_size=vit,
             )
@@ -244,7 +247,9 @@ def torchvision_weights(name: str, weights: str) -> tuple[dict[str, torch.Tensor
     published = torchvision.models.get_model_weights(name)
     wanted = weights.removeprefix("torchvision:").removeprefix(f"{published.__name__}.")
     if wanted not in published.__members__:
-        raise RTLError(unknown_name(f"torchvision weights of '{name}'", wanted, published.__members__))
+        raise RTLError(
+            unknown_name(f"torchvision weights of '{name}'", wanted, published.__members__)
+        )
     entry: Any = published[wanted]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     if not file.is_file():

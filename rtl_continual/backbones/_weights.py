@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -66,14 +66,20 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, AttributeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's protocol, which may be any
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
         raise RTLError(
-            f"weights file '{path}' was refused: it holds other objects than tensors, and reading "
-            "them could run code. Save model.state_dict() alone, best as .safetensors"
+            f"weights file '{path}' was refused: it holds more than tensors, and reading the rest "
+            "could run code. Save model.state_dict() alone, best as .safetensors"
         ) from error
-    except (OSError, RuntimeError, SafetensorError, EOFError, ValueError) as error:
-        raise RTLError(f"weights file '{path}' cannot be read: {error}") from error
+    # Damaged bytes make the readers fail in ways of their own, KeyError among them.
+    except Exception as error:
+        raise RTLError(
+            f"weights file '{path}' is damaged or not what its name says "
+            f"({type(error).__name__}: {error})"
+        ) from error
     return _unnest(content, path)
 
 
