@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 from rtl_continual.backbones import Backbone
-from rtl_continual.errors import BankError
+from rtl_continual.errors import BankError, DataError
 from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._similarity import similarity_matrix
@@ -152,9 +152,13 @@ class TicketBank:
 
     def check(self, ticket: Ticket) -> None:
         """Raise :class:`BankError` unless a ticket fits this backbone and task."""
-        if dict(ticket.mask.layout.shapes) != dict(self.layout.shapes):
+        # The order matters too: it says which bit is whose.
+        if list(ticket.mask.layout.shapes.items()) != list(self.layout.shapes.items()):
             raise BankError(f"ticket '{ticket.name}' masks another body than this backbone's")
-        if set(ticket.norm) != set(self.norm_names):
+        body = self.backbone.body.state_dict()
+        if {k: v.shape for k, v in ticket.norm.items()} != {
+            name: body[name].shape for name in self.norm_names
+        }:
             raise BankError(f"ticket '{ticket.name}' has norm state of another body")
         wanted = {k: v.shape for k, v in self._head.state_dict().items()}
         if {k: v.shape for k, v in ticket.head.items()} != wanted:
@@ -167,6 +171,9 @@ class TicketBank:
         """
         return self._cache.get(ticket_id, lambda: self._materialise(self[ticket_id]))
 
+    # The cache outlives the call: tensors made in inference mode would be of no use to autograd.
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _materialise(self, ticket: Ticket) -> dict[str, torch.Tensor]:
         device = self.backbone.mean.device
         values = {
@@ -196,26 +203,27 @@ class TicketBank:
 
         Args:
             images: ``[batch, channels, height, width]``, ``uint8`` or floating point in 0..1.
-            ticket_ids: use these tickets instead of the router's (one for all, or one each).
+            ticket_ids: use these tickets instead of the router's (one for all, or one each; -1
+                for none).
             batch_size: images per trunk pass.
 
         Raises:
             BankError: on an empty bank, a bank without router, or an unknown ticket.
-            DataError: if the images are not what the backbone takes.
+            DataError: if the images are not what the backbone takes, or give trunk statistics
+                that are not finite.
         """
         if not len(self):
             raise BankError("the bank is empty: add a ticket before predicting")
         self.backbone.check_images(images)
-        given = None
-        if ticket_ids is not None:
-            given = torch.as_tensor(ticket_ids, dtype=torch.int64).expand(len(images))
-        elif self.router is None:
+        given = None if ticket_ids is None else self._check_ids(ticket_ids, len(images))
+        if given is None and self.router is None:
             raise BankError("the bank has no router: set one, or name the tickets to use")
         device = self.backbone.mean.device
         parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = [
             self._predict_batch(
                 images[start : start + batch_size].to(device),
                 None if given is None else given[start : start + batch_size],
+                start,
             )
             for start in range(0, max(len(images), 1), batch_size)
         ]
@@ -223,10 +231,30 @@ class TicketBank:
         labels = torch.where(ids < 0, -1, self.task.decide(outputs.nan_to_num()))
         return Prediction(outputs, ids, confidence, labels)
 
+    def _check_ids(
+        self, ticket_ids: torch.Tensor | Sequence[int] | int, count: int
+    ) -> torch.Tensor:
+        ids = torch.as_tensor(ticket_ids, dtype=torch.int64).cpu()
+        if ids.shape not in ((), (count,)):
+            raise BankError(
+                f"ticket_ids must be one number or one for each of {count} images, got "
+                f"{list(ids.shape)}"
+            )
+        if count and not -1 <= int(ids.min()) <= int(ids.max()) < len(self):
+            raise BankError(
+                f"ticket_ids must be 0 to {len(self) - 1}, or -1 for none, got {int(ids.min())} "
+                f"to {int(ids.max())}"
+            )
+        return ids.expand(count)
+
     def _predict_batch(
-        self, images: torch.Tensor, given: torch.Tensor | None
+        self, images: torch.Tensor, given: torch.Tensor | None, start: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         activation, features = self.backbone.run_trunk(images)
+        finite = torch.isfinite(features).all(dim=1)
+        if not finite.all():
+            bad = start + int((~finite).nonzero()[0])
+            raise DataError(f"image {bad} of the batch gives trunk statistics that are not finite")
         outputs = torch.full((len(images), self.task.num_outputs), torch.nan, device=images.device)
         if given is not None:
             ids, weights = given[:, None], torch.ones(len(images), 1)

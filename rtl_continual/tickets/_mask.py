@@ -107,7 +107,11 @@ class Mask:
 
     Args:
         layout: the body's mask layout.
-        bits: packed bits, ``uint8 [layout.num_bytes]``.
+        bits: packed bits, ``uint8 [layout.num_bytes]``; those that only fill up a layer's last
+            byte are zero.
+
+    Raises:
+        BankError: if the bits do not fit the layout.
     """
 
     __slots__ = ("_counts", "bits", "layout")
@@ -117,6 +121,10 @@ class Mask:
             raise BankError(
                 f"mask bits must be uint8 [{layout.num_bytes}], got {bits.dtype} {list(bits.shape)}"
             )
+        for name, (_, stop) in layout.byte_ranges.items():
+            used = layout.sizes[name] % 8
+            if used and bits[stop - 1] >> used:
+                raise BankError(f"mask bits of '{name}' are set beyond its last weight")
         self.layout = layout
         self.bits = bits.copy()
         self.bits.setflags(write=False)

@@ -58,7 +58,8 @@ def top_scores(
         scores: flat scores ``[layout.total]``.
         layout: the body's mask layout.
         sparsity: fraction of all maskable weights to drop.
-        floor: each layer keeps at least this fraction of the mean density, and at least one weight.
+        floor: each layer keeps at least this fraction of the mean density, and at least one
+            weight; at extreme sparsities, where the budget cannot pay both, one weight alone.
 
     Returns:
         Boolean ``[layout.total]`` with exactly ``round((1 - sparsity) * total)`` set (or one per
@@ -68,13 +69,12 @@ def top_scores(
     if budget >= layout.total:
         return torch.ones_like(scores, dtype=torch.bool)
     density = budget / layout.total
+    least = [max(1, int(floor * density * size)) for size in layout.sizes.values()]
+    if sum(least) > budget:
+        least = [1] * len(least)
     ranked = scores.detach().clone()
-    start = 0
-    for size in layout.sizes.values():
-        part = ranked[start : start + size]
-        least = max(1, int(floor * density * size))
-        part[_largest(part, least)] = torch.inf
-        start += size
+    for part, count in zip(ranked.split(list(layout.sizes.values())), least, strict=True):
+        part[_largest(part, count)] = torch.inf
     return _largest(ranked, budget)
 
 
