@@ -12,8 +12,9 @@ import torch
 from safetensors import SafetensorError
 
 from rtl_continual.errors import BankError
-from rtl_continual.store._manifest import FORMAT_VERSION, check_format
-from rtl_continual.store._sealed import canonical_json, parse_json
+from rtl_continual.store._manifest import FORMAT_VERSION
+from rtl_continual.store._metadata import METADATA_KEY, read_metadata
+from rtl_continual.store._sealed import canonical_json
 from rtl_continual.tickets import Mask, MaskLayout, Ticket, TicketInfo
 
 __all__ = [
@@ -23,10 +24,8 @@ __all__ = [
     "encode_mask",
     "encode_tensors",
     "encode_ticket",
-    "read_metadata",
 ]
 
-_KEY = "rtl_continual"
 _STRATEGIES = (zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY)
 
 
@@ -44,7 +43,9 @@ def encode_tensors(
     """
     values = {"format": f"rtl-continual-{kind}", "format_version": FORMAT_VERSION, **facts}
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    return safetensors.torch.save(plain, metadata={_KEY: canonical_json(values).decode("ascii")})
+    return safetensors.torch.save(
+        plain, metadata={METADATA_KEY: canonical_json(values).decode("ascii")}
+    )
 
 
 def decode_tensors(
@@ -60,20 +61,6 @@ def decode_tensors(
         return safetensors.torch.load(data), facts
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise BankError(f"{source} is damaged: {error}") from error
-
-
-def read_metadata(kind: str, data: bytes, source: str) -> dict[str, Any]:
-    """The facts in the head of a blob, without decoding its tensors."""
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > len(data) - 8:
-        raise BankError(f"{source} is no safetensors file")
-    header = parse_json(data[8 : 8 + length], source)
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(metadata, dict) or list(metadata) != [_KEY]:
-        raise BankError(f"{source} is no blob of a bank: it lacks the metadata key '{_KEY}'")
-    facts: dict[str, Any] = parse_json(str(metadata[_KEY]).encode(), source)
-    check_format(facts, f"rtl-continual-{kind}", source)
-    return facts
 
 
 def encode_mask(mask: Mask) -> tuple[bytes, list[dict[str, Any]]]:

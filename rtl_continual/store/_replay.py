@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from rtl_continual.store._history import kept_version
-from rtl_continual.store._load import load_version
+from rtl_continual.backbones import Backbone
 from rtl_continual.store._store import BankStore
 from rtl_continual.tickets import Prediction, TicketBank
 
@@ -80,6 +79,7 @@ def replay(
     *,
     names: Sequence[str] | None = None,
     batch_size: int = 256,
+    backbone: Backbone | None = None,
     cache_bytes: int = 256 * 2**20,
 ) -> Replay:
     """Predict with two versions and list every input whose ticket or output changed.
@@ -94,15 +94,15 @@ def replay(
         new: another one.
         names: of the images, for the list.
         batch_size: images per trunk pass.
+        backbone: as for :func:`load_bank`.
         cache_bytes: memory for each version's tickets.
 
     Raises:
         BankError: if a version is missing or damaged.
         DataError: if the images are not what the backbone takes.
     """
-    options: dict[str, Any] = {"cache_bytes": cache_bytes, "device": None}
-    before = store.load(old, cache_bytes=cache_bytes)
-    after = load_version(store, kept_version(store, new), backbone=before.backbone, **options)
+    before = store.load(old, backbone=backbone, cache_bytes=cache_bytes)
+    after = store.load(new, backbone=before.backbone, cache_bytes=cache_bytes)
     a = before.predict(images, batch_size=batch_size)
     b = after.predict(images, batch_size=batch_size)
     same = (a.ticket_ids == b.ticket_ids) & (a.ticket_ids >= 0)

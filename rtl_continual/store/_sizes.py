@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 from rtl_continual.errors import BankError
-from rtl_continual.store._codec import read_metadata
 from rtl_continual.store._files import BankFiles
-from rtl_continual.store._load import load_backbone
 from rtl_continual.store._manifest import Manifest
+from rtl_continual.store._metadata import read_metadata
 
 __all__ = ["entropy_bytes", "sizes"]
 
@@ -67,6 +66,9 @@ def sizes(files: BankFiles, manifest: Manifest) -> dict[str, Any]:
 
 def _dense_bytes(files: BankFiles, manifest: Manifest) -> int | None:
     """Bytes of one full copy of the backbone; ``None`` where it cannot be built."""
+    # This alone needs torch.
+    from rtl_continual.store._load import load_backbone
+
     try:
         backbone = load_backbone(files, manifest)
     except BankError:

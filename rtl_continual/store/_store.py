@@ -16,7 +16,7 @@ from rtl_continual.store._codec import encode_ticket
 from rtl_continual.store._collect import collect
 from rtl_continual.store._files import FOLDERS, BankFiles
 from rtl_continual.store._history import diff, export, history, kept_version, rollback
-from rtl_continual.store._load import load_ticket, load_version
+from rtl_continual.store._load import load_backbone, load_ticket, load_version
 from rtl_continual.store._manifest import (
     BackboneEntry,
     Manifest,
@@ -198,6 +198,14 @@ class BankStore(BankFiles):
         target = BankStore(LocalStorage(Path(path)))
         export(self, self.read(version), target)
         return target
+
+    def load_backbone(self, version: int | None = None) -> Backbone:
+        """A version's backbone alone, its identity checked.
+
+        Raises:
+            BankError: if it cannot be built here, or is not the right one.
+        """
+        return load_backbone(self, self.read(version))
 
     def commit(self, bank: TicketBank, *, message: str = "") -> Manifest:
         """Append the bank's new tickets and its router as a new version.
