@@ -1,10 +1,13 @@
 """Pretrain GlyphNet on letters and write the weights that ship with the package.
 
-    python benchmarks/pretrain_glyphnet.py [--images 24000] [--epochs 6] [--threads 2] [--out FILE]
+    python benchmarks/pretrain_glyphnet.py [--images 24000] [--epochs 4] [--threads 1] [--out FILE]
 
 No digit is ever drawn: the classes are letters, and those that read as a digit (O o I l S s Z z)
-are left out. The last line printed is one JSON object: how well a linear probe on the frozen
-features tells digits apart in each domain of the built-in stream, on its validation part.
+are left out. Letters are printed on plain or photographic ground and nothing else: handwriting, line
+drawings, difference blends and busy streets are shifts that tickets have to learn, as sketches and
+clip art are to weights trained on ImageNet. The last line printed is one JSON object: how well a
+linear probe on the frozen features tells digits apart in each domain of the built-in stream, on its
+validation part.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from rtl_continual.streams._glyphs import FONTS, SIZE, PhotoPatches
 
 # Upper case without O I S Z; lower case without what reads as a digit or as its own capital.
 LETTERS = "ABCDEFGHJKLMNPQRTUVWXY" + "abdefghijkmnqrty"
-STYLES = {"scan": 0.2, "photo": 0.28, "print": 0.14, "scene": 0.2, "line": 0.18}
+STYLES = {"print": 0.6, "scene": 0.4}
 OUT = Path(__file__).parents[1] / "rtl_continual" / "backbones" / "weights" / "glyphnet.safetensors"
 
 
@@ -56,61 +59,35 @@ def thicken(shape: Image.Image, rng: np.random.Generator) -> Image.Image:
     return shape
 
 
-def draw_ink(letter: str, rng: np.random.Generator, scan_share: float) -> np.ndarray:
-    """Coverage ``[32, 32]``, either as drawn or through the coarse grid of a pen scan."""
-    shape = thicken(draw_shape(letter, rng), rng)
-    return _glyphs.pen_scan(shape) if rng.random() < scan_share else _glyphs.shrink(shape)
-
-
-def draw_line(letter: str, rng: np.random.Generator) -> np.ndarray:
-    """The outline of a letter, ``[32, 32]``."""
-    scale = 3
-    shape = thicken(draw_shape(letter, rng), rng)
-    if rng.random() < 0.6:
-        field = _glyphs.pen_scan(shape, SIZE * scale)
-    else:
-        soft = shape.resize((SIZE * scale,) * 2, Image.Resampling.BICUBIC)
-        soft = soft.filter(ImageFilter.GaussianBlur(rng.uniform(1.5, 3.0)))
-        field = np.asarray(soft, dtype=np.float32) / 255
-    line = _glyphs.contour(field, rng.uniform(0.35, 0.65), scale * rng.uniform(0.4, 1.0))
-    return _glyphs.shrink(Image.fromarray(np.round(255 * line).astype(np.uint8)))
+def draw_ink(letter: str, rng: np.random.Generator) -> np.ndarray:
+    """Coverage ``[32, 32]`` of one letter."""
+    return _glyphs.shrink(thicken(draw_shape(letter, rng), rng))
 
 
 def draw_scene(letter: str, rng: np.random.Generator, patches: PhotoPatches) -> np.ndarray:
-    """A coloured letter between others on a blurred photograph."""
+    """A coloured letter on a blurred photograph."""
     share = rng.uniform(0.2, 0.8)
     patch = patches.draw(rng, held_out=False, blur=rng.uniform(0.8, 3.0))
     canvas = share * patch + (1 - share) * _glyphs.random_colour(rng)
-    colour = _glyphs.contrasting_colour(rng, canvas)
-    for side in rng.permutation([-1, 1])[: rng.integers(0, 3)]:
-        other = _glyphs.draw_character(
-            str(rng.choice(list(LETTERS))),
-            str(rng.choice(FONTS)),
-            size=rng.uniform(18, 28),
-            centre=(SIZE / 2 + side * rng.uniform(17, 24), rng.uniform(11, 21)),
-            angle=rng.uniform(-15, 15),
-        )
-        canvas = _glyphs.paint_over(canvas, _glyphs.shrink(other), colour)
-    return _glyphs.paint_over(canvas, draw_ink(letter, rng, 0.1), colour)
+    return _glyphs.paint_over(
+        canvas, draw_ink(letter, rng), _glyphs.contrasting_colour(rng, canvas)
+    )
+
+
+def draw_print(letter: str, rng: np.random.Generator) -> np.ndarray:
+    """A letter on plain ground, dark on light or light on dark, most often grey."""
+    dark, light = rng.uniform(0, 90, 3), rng.uniform(165, 255, 3)
+    if rng.random() < 0.6:
+        dark, light = np.full(3, dark[0]), np.full(3, light[0])
+    ground, colour = (dark, light) if rng.random() < 0.5 else (light, dark)
+    canvas = np.broadcast_to(ground, (SIZE, SIZE, 3))
+    return _glyphs.paint_over(canvas, draw_ink(letter, rng), colour)
 
 
 def draw_image(letter: str, rng: np.random.Generator, patches: PhotoPatches) -> np.ndarray:
     """One training image, ``uint8 [3, 32, 32]``."""
     style = str(rng.choice(list(STYLES), p=list(STYLES.values())))
-    if style == "scene":
-        image = draw_scene(letter, rng, patches)
-    elif style == "photo":
-        patch = patches.draw(rng, held_out=False)
-        image = _glyphs.blend_difference(patch, draw_ink(letter, rng, 0.75))
-    else:
-        ink = draw_line(letter, rng) if style == "line" else None
-        if ink is None:
-            ink = draw_ink(letter, rng, 1.0 if style == "scan" else 0.0)
-        dark, light = rng.uniform(0, 90, 3), rng.uniform(165, 255, 3)
-        if rng.random() < 0.6:  # most paper and most ink is grey
-            dark, light = np.full(3, dark[0]), np.full(3, light[0])
-        ground, colour = (dark, light) if (rng.random() < 0.5) else (light, dark)
-        image = _glyphs.paint_over(np.broadcast_to(ground, (SIZE, SIZE, 3)), ink, colour)
+    image = draw_scene(letter, rng, patches) if style == "scene" else draw_print(letter, rng)
     if rng.random() < 0.2:
         image = 255 - image
     picture = Image.fromarray(np.round(image).clip(0, 255).astype(np.uint8))
@@ -217,9 +194,9 @@ def main() -> None:
     """Draw, train, write, probe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=24_000, help="letters to draw")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--probe", choices=("validation", "test"), default="validation")
     options = parser.parse_args()

@@ -23,10 +23,10 @@ class FlatRouterConfig(BaseModel):
 
     name: Literal["flat"] = "flat"
     samples_per_ticket: int = Field(
-        512, ge=16, description="drawn from each ticket's mixture to fit the gate"
+        2048, ge=16, description="drawn from each ticket's mixture to fit the gate"
     )
     weight_decay: float = Field(
-        1e-4, ge=0, description="L2 penalty on the gate's (standardised) weights"
+        1e-5, ge=0, description="L2 penalty on the gate's (standardised) weights"
     )
     iterations: int = Field(100, ge=1, description="at most so many L-BFGS iterations per fit")
     abstain_below: float = Field(

@@ -16,10 +16,10 @@ class TicketConfig(BaseModel):
 
     sparsity: float = Field(0.9, ge=0, lt=1, description="fraction of the body's weights to drop")
     epochs: int = Field(15, ge=1, description="passes over the ticket's data")
-    batch_size: int = Field(64, ge=2, description="images per step")
-    score_lr: float = Field(0.01, gt=0, description="Adam's rate for the mask scores")
-    norm_lr: float = Field(0.003, gt=0, description="Adam's rate for the norm affine parameters")
-    head_lr: float = Field(0.003, gt=0, description="Adam's rate for the head")
+    batch_size: int = Field(32, ge=2, description="images per step")
+    score_lr: float = Field(0.03, gt=0, description="Adam's rate for the mask scores")
+    norm_lr: float = Field(0.01, gt=0, description="Adam's rate for the norm affine parameters")
+    head_lr: float = Field(0.01, gt=0, description="Adam's rate for the head")
     ramp: float = Field(
         0.6, gt=0, le=1, description="fraction of steps during which sparsity rises"
     )
@@ -43,7 +43,7 @@ class TicketConfig(BaseModel):
         0.0, ge=0, description="weight of the sparsity regulariser (mean of the scores' sigmoids)"
     )
     gate_weight: float = Field(1.0, ge=0, description="weight of the gate's loss in joint training")
-    mixture_components: int = Field(2, ge=1, description="Gaussians that summarise router features")
+    mixture_components: int = Field(4, ge=1, description="Gaussians that summarise router features")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
     cache_bytes: int = Field(
         2 * 2**30, ge=0, description="keep the data's trunk activations in memory up to this size"

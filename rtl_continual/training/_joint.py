@@ -34,12 +34,12 @@ class JointConfig(BaseModel):
     rounds: int = Field(4, ge=1, description="prune-and-rewind rounds")
     round_epochs: int = Field(3, ge=1, description="passes over a group's data in each round")
     retrain_epochs: int = Field(15, ge=1, description="passes over all data under the final masks")
-    batch_size: int = Field(64, ge=2, description="images per step")
+    batch_size: int = Field(32, ge=2, description="images per step")
     lr: float = Field(0.001, gt=0, description="Adam's rate for weights, norm and heads")
     layer_floor: float = Field(
         0.1, ge=0, lt=1, description="each layer keeps at least this share of the mean density"
     )
-    mixture_components: int = Field(2, ge=1, description="Gaussians that summarise router features")
+    mixture_components: int = Field(4, ge=1, description="Gaussians that summarise router features")
     cache_bytes: int = Field(2 * 2**30, ge=0, description="trunk activations kept in memory")
 
 

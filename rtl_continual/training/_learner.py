@@ -76,7 +76,7 @@ class TicketLearner:
         self.gate = None
         if isinstance(bank.router, FlatRouter) and features is not None and config.gate_weight > 0:
             self.gate = bank.router.gate_learner(features)
-        self.optimizer = torch.optim.Adam(self.parameter_groups())
+        self.optimizer = torch.optim.Adam(self.parameter_groups(), fused=True)
         self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self._lrs, self._decay = list(self._base_lrs), 1.0
         self.start_sparsity = (
