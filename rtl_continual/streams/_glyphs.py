@@ -23,7 +23,6 @@ __all__ = [
     "draw_character",
     "enlarge",
     "paint_over",
-    "pen_scan",
     "random_colour",
     "shrink",
     "warp",
@@ -129,25 +128,10 @@ def shrink(image: Image.Image) -> np.ndarray:
     return np.asarray(small, dtype=np.float32) / 255
 
 
-def pen_scan(image: Image.Image, size: int = SIZE) -> np.ndarray:
-    """Coverage as the UCI digits store it, enlarged again.
-
-    The shape is cropped to its box, and its ink is counted in 8 x 8 cells, 0..16
-    (Alpaydin and Kaynak, 1998).
-
-    Returns:
-        ``float32 [size, size]`` in 0..1.
-    """
-    left, top, right, bottom = image.getbbox() or (0, 0, *image.size)
-    side, middle_x, middle_y = max(right - left, bottom - top), left + right, top + bottom
-    corner = (round((middle_x - side) / 2), round((middle_y - side) / 2))
-    square = image.crop((*corner, corner[0] + side, corner[1] + side))
-    cells = np.asarray(square.resize((8, 8), Image.Resampling.BOX), dtype=np.float32)
-    return enlarge(np.round(cells * (16 / 255)), size)
-
-
 def enlarge(cells: np.ndarray, size: int) -> np.ndarray:
     """Enlarge ``[8, 8]`` ink counts 0..16 smoothly to ``float32 [size, size]`` in 0..1.
+
+    The UCI digits are stored as such counts (Alpaydin and Kaynak, 1998).
 
     One empty cell is added on each side, so strokes at the edge keep their outline.
     """
