@@ -84,7 +84,9 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; default: runs/<name>-<time>.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut off.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was cut off.")
+    ] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Such as 0,1,2.")] = None,
     as_json: AsJSON = False,
@@ -136,7 +138,9 @@ def _latest_run(name: str) -> Path:
     stamp = "[0-9]" * 8 + "-" + "[0-9]" * 6
     found = sorted(Path("runs").glob(f"{name}-{stamp}"))
     if not found:
-        raise RTLError(f"nothing to resume: there is no runs/{name}-<time>; name the folder with --out")
+        raise RTLError(
+            f"nothing to resume: there is no runs/{name}-<time>; name the folder with --out"
+        )
     return found[-1]
 
 
@@ -184,7 +188,9 @@ def data_list(as_json: AsJSON = False) -> None:
     """List the streams."""
     from rtl_continual.streams import stream_config_class, stream_names
 
-    found = {name: _options(stream_config_class(name).model_json_schema()) for name in stream_names()}
+    found = {
+        name: _options(stream_config_class(name).model_json_schema()) for name in stream_names()
+    }
     if as_json:
         _print_json(found)
         return
@@ -208,7 +214,9 @@ def data_prepare(
     name: Annotated[str, typer.Argument(help="A stream's name.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the stream; may be repeated."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the stream; may be repeated."
+        ),
     ] = None,
     sheet: Annotated[Path | None, typer.Option(help="Draw a contact sheet into this file.")] = None,
     as_json: AsJSON = False,

@@ -14,8 +14,16 @@ from matplotlib.figure import Figure
 __all__ = ["colours", "domain_bars", "size_scatter", "sweep_plot"]
 
 _PALETTE = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B4C9A", "#7F7F7F", "#A0522D",
-)  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#6B4C9A",
+    "#7F7F7F",
+    "#A0522D",
+)
 """Okabe and Ito (2008), told apart with every kind of colour vision; three darker ones added."""
 
 _MARKERS = "osD^vPX<>*"
@@ -140,7 +148,8 @@ def sweep_plot(results: Mapping[str, Any]) -> str:
             marker = _MARKERS[results["labels"].index(label) % len(_MARKERS)]
             scores = [_percent(e["final"]["balanced_accuracy_domain_mean"]) for e in entries]
             spread = [
-                _percent(e.get("std", {}).get("balanced_accuracy_domain_mean")) or 0 for e in entries
+                _percent(e.get("std", {}).get("balanced_accuracy_domain_mean")) or 0
+                for e in entries
             ]
             stored = [e["parameters"]["effective_union"] for e in entries]
             order = sorted(range(len(stored)), key=stored.__getitem__)

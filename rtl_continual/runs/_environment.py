@@ -11,7 +11,15 @@ import rtl_continual
 
 __all__ = ["environment", "versions"]
 
-_PACKAGES = ("avalanche-lib", "numpy", "pillow", "safetensors", "scikit-learn", "torch", "torchvision")
+_PACKAGES = (
+    "avalanche-lib",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "scikit-learn",
+    "torch",
+    "torchvision",
+)
 
 
 def versions() -> dict[str, str]:

@@ -39,7 +39,9 @@ def average_accuracy(matrix: np.ndarray, homes: np.ndarray) -> float | None:
         matrix: ``a``, ``[experiences, domains]``.
         homes: ``s``, ``[domains]``.
     """
-    rows = [row[homes <= stage].mean() for stage, row in enumerate(matrix) if (homes <= stage).any()]
+    rows = [
+        row[homes <= stage].mean() for stage, row in enumerate(matrix) if (homes <= stage).any()
+    ]
     return _number(np.mean(rows)) if rows else None
 
 

@@ -123,8 +123,11 @@ class Method(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def parameters(self) -> dict[str, float]:
-        """``backbone``, ``effective_union``, ``separate_models``, ``ratio_vs_separate``,
-        ``bytes_on_disk`` and ``trainable``, as docs/results-format.md defines them."""
+        """What serving takes, as ``docs/results-format.md`` defines it.
+
+        Keys: ``backbone``, ``effective_union``, ``separate_models``, ``ratio_vs_separate``,
+        ``bytes_on_disk`` and ``trainable``.
+        """
 
     def finish_evaluation(self, tests: dict[str, ImageSet]) -> None:
         """Look at the test sets once more, right before :meth:`details`, after all learning.

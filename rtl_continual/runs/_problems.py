@@ -95,7 +95,9 @@ def _lines(
         if message not in messages:
             messages.append(message)
     return [
-        document.problem((*path, *where), " or ".join(messages).replace(" or must ", " or ") + given)
+        document.problem(
+            (*path, *where), " or ".join(messages).replace(" or must ", " or ") + given
+        )
         for where, (messages, given) in found.items()
     ]
 

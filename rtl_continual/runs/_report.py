@@ -132,7 +132,9 @@ def _matrices(results: Mapping[str, Any]) -> list[HeatMap]:
     """Balanced accuracy after each experience, all methods on one scale."""
     stream = results["stream"]
     stages = [f"after {e['name']}" for e in stream["experiences"]]
-    matrices = {label: results["methods"][label]["balanced_accuracy_matrix"] for label in results["labels"]}
+    matrices = {
+        label: results["methods"][label]["balanced_accuracy_matrix"] for label in results["labels"]
+    }
     known = [v for matrix in matrices.values() for row in matrix for v in row if v is not None]
     low = min(known, default=0.0)
     maps = []
@@ -152,7 +154,8 @@ def _ours(label: str, results: Mapping[str, Any]) -> dict[str, Any]:
     confusion = entry.get("router", {}).get("confusion")
     if confusion and all(len(row) == len(names) for row in confusion):
         shares = [[n / (sum(row) or 1) for n in row] for row in confusion]
-        shown["heat"].append(_heat("Router: share of each domain's images by ticket, %", "", domains, names, shares))
+        title = "Router: share of each domain's images by ticket, %"
+        shown["heat"].append(_heat(title, "", domains, names, shares))
     for key, title in (
         ("similarity", "Mask overlap (Jaccard), %"),
         ("similarity_beyond_chance", "Mask overlap beyond chance, %"),
@@ -207,9 +210,16 @@ def _sweep_rows(results: Mapping[str, Any]) -> list[list[str]]:
 def _event(event: Mapping[str, Any]) -> dict[str, str]:
     hidden = ("time", "event", "unit", "seed", "method")
     facts = {key: value for key, value in event.items() if key not in hidden}
-    text = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items())
+    text = ", ".join(
+        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items()
+    )
     time = str(event["time"])[:19].replace("T", " ")
-    return {"time": time, "unit": str(event.get("unit", "")), "event": event["event"], "facts": text}
+    return {
+        "time": time,
+        "unit": str(event.get("unit", "")),
+        "event": event["event"],
+        "facts": text,
+    }
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
@@ -227,5 +237,5 @@ def _size(value: float | None) -> str:
         return "–"
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= factor:
-            return f"{value / factor:.3g} {unit}" if value < 1000 * factor else f"{value / factor:.0f} {unit}"
+            return f"{value / factor:.3g} {unit}"
     return f"{value:.0f}"

@@ -39,7 +39,8 @@ def assemble(scenario: Scenario, unit_results: Mapping[Unit, dict[str, Any]]) ->
         RTLError: if units of one run were made with different data, backbones or versions.
     """
     shared = {
-        key: _same(key, unit_results, scenario) for key in ("stream", "backbone", "device", "versions")
+        key: _same(key, unit_results, scenario)
+        for key in ("stream", "backbone", "device", "versions")
     }
 
     def entry(label: str, value: int | None) -> dict[str, Any]:

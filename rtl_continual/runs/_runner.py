@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 
 from rtl_continual.errors import RTLError
 from rtl_continual.runs._files import EventLog, read_json, write_json, write_text
-from rtl_continual.runs._progress import RunProgress
 from rtl_continual.runs._problems import shown
+from rtl_continual.runs._progress import RunProgress
 from rtl_continual.runs._results import assemble
 from rtl_continual.runs._scenario import Scenario
 from rtl_continual.runs._units import Unit, pick_device, plan_units
@@ -85,7 +85,9 @@ def _run_locked(scenario: Scenario, folder: Path, progress: RunProgress) -> dict
     waiting = [unit for unit in units if unit not in done]
     with EventLog(folder / "metrics.jsonl") as log:
         log.write(
-            "run_resumed" if done else "run_started", scenario=scenario.name, units=len(units),
+            "run_resumed" if done else "run_started",
+            scenario=scenario.name,
+            units=len(units),
             finished=len(done),
         )
         jobs = min(scenario.jobs, len(waiting))
@@ -124,7 +126,7 @@ def _check_same(scenario: Scenario, config: Path) -> None:
     changed = [line for line in changed if not line.startswith("jobs ")]
     if changed:
         raise RTLError(
-            f"{config.parent}: holds a run of another scenario, it cannot be resumed with this one:\n"
+            f"{config.parent}: holds another scenario's run, this one cannot go on with it:\n"
             + "\n".join(f"  {line}" for line in changed[:8])
         )
 

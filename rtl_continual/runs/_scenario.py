@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from rtl_continual.backbones import BackboneConfig, backbone_names
@@ -15,7 +14,7 @@ from rtl_continual.errors import ConfigError, RTLError, unknown_name
 from rtl_continual.routing import router_config_class, router_names
 from rtl_continual.runs._method import MethodConfig
 from rtl_continual.runs._problems import check_section, shown
-from rtl_continual.runs._yaml import Document, KeyPath, read_document
+from rtl_continual.runs._yaml import Document, KeyPath, dump_yaml, read_document
 from rtl_continual.runs.methods import METHODS, method_class
 from rtl_continual.streams import stream_config_class, stream_names
 from rtl_continual.training import TicketConfig
@@ -52,7 +51,7 @@ class ScenarioHead(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=LABEL, description="letters, digits, - and _; names the output folder")
+    name: str = Field(pattern=LABEL, description="letters, digits, - and _; names the folder")
     description: str = Field("", description="what the run shows")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="each method runs once per seed")
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -99,7 +98,7 @@ class Scenario(ScenarioHead):
 
     def to_yaml(self) -> str:
         """:meth:`resolved` as the text of a scenario file."""
-        return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True, width=100)
+        return dump_yaml(self.resolved())
 
     def with_value(self, key: str, value: Any) -> Scenario:
         """The same scenario with one key changed, and without the sweep.

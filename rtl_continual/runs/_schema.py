@@ -53,7 +53,7 @@ def scenario_schema() -> dict[str, Any]:
         "methods": {
             "type": "object",
             "minProperties": 1,
-            "description": "label to options; a label that is no method's name gives one as 'method'",
+            "description": "options by label; a label that is no method needs the key method",
             "properties": methods,
             "additionalProperties": {
                 "anyOf": [

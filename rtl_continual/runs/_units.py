@@ -1,11 +1,10 @@
-"""Units of work: one method, one seed, one value of the sweep. Each is independent of the others."""
+"""Units of work: one method, one seed, one value of the sweep; independent of each other."""
 
 from __future__ import annotations
 
 import copy
 import random
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,11 @@ from rtl_continual.errors import RTLError
 from rtl_continual.runs._environment import versions
 from rtl_continual.runs._evaluation import evaluation_sets
 from rtl_continual.runs._files import plain
-from rtl_continual.runs._measures import home_experiences, method_measures
 from rtl_continual.runs._method import Method, RunContext
+from rtl_continual.runs._protocol import Protocol, backbone_facts, stream_facts
 from rtl_continual.runs._scenario import Scenario
 from rtl_continual.runs.methods import method_class
-from rtl_continual.streams import ImageSet, Stream, build_stream
-from rtl_continual.tasks import accuracy, balanced_accuracy, confusion_matrix
+from rtl_continual.streams import Stream, build_stream
 
 __all__ = ["Unit", "Workshop", "plan_units", "sweep_unit"]
 
@@ -46,22 +44,25 @@ class Unit:
     @property
     def id(self) -> str:
         """Names the unit's file and its events."""
-        return f"seed{self.seed}.{self.label}" + ("" if self.value is None else f".value{self.value}")
+        suffix = "" if self.value is None else f".value{self.value}"
+        return f"seed{self.seed}.{self.label}{suffix}"
 
 
 def plan_units(scenario: Scenario) -> list[Unit]:
     """All units of a scenario, in the order in which they are run."""
     units = [Unit(seed, label) for seed in scenario.seeds for label in scenario.methods]
     if scenario.sweep is not None:
-        for seed in scenario.seeds:
-            for label in scenario.sweep.methods:
-                for value in range(len(scenario.sweep.values)):
-                    units.append(sweep_unit(scenario, Unit(seed, label, value)))
+        units += [
+            sweep_unit(scenario, Unit(seed, label, value))
+            for seed in scenario.seeds
+            for label in scenario.sweep.methods
+            for value in range(len(scenario.sweep.values))
+        ]
     return list(dict.fromkeys(units))
 
 
 def sweep_unit(scenario: Scenario, unit: Unit) -> Unit:
-    """The unit that answers for a value of the sweep: the scenario's own where the value is its own."""
+    """The unit that answers for a value of the sweep: the main one where the value is the same."""
     own = scenario.model_copy(update={"sweep": None}).resolved()
     return Unit(unit.seed, unit.label) if _scenario_of(scenario, unit).resolved() == own else unit
 
@@ -128,7 +129,7 @@ class Workshop:
         )
         method = method_class(entry.method)(context, entry.config)
         sets = evaluation_sets(stream, scenario.evaluate_on)
-        result = _Protocol(method, stream, sets, emit, advance, self.device).run()
+        result = Protocol(method, stream, sets, emit, advance, self.device).run()
         for backbone in [template, *handed]:
             frozen = not any(p.requires_grad for p in backbone.parameters())
             if frozen and backbone.compute_identity() != identity:
@@ -139,8 +140,8 @@ class Workshop:
         return {
             "unit": {"id": unit.id, "seed": unit.seed, "label": unit.label, "value": unit.value},
             "entry": plain({"method": entry.method, **result}),
-            "stream": plain(_stream_facts(stream, sets)),
-            "backbone": plain(_backbone_facts(template, identity)),
+            "stream": plain(stream_facts(stream, sets)),
+            "backbone": plain(backbone_facts(template, identity)),
             "device": self.device.type,
             "versions": versions(),
         }
@@ -171,85 +172,6 @@ class Workshop:
             partial.rename(target)
 
 
-class _Protocol:
-    """Learn, evaluate after each experience, measure."""
-
-    def __init__(
-        self,
-        method: Method[Any],
-        stream: Stream,
-        sets: dict[str, ImageSet],
-        emit: Callable[..., None],
-        advance: Callable[[str], None],
-        device: torch.device,
-    ) -> None:
-        self.method = method
-        self.stream = stream
-        self.sets = sets
-        self.emit = emit
-        self.advance = advance
-        self.device = device
-        self.seconds = {"train": 0.0, "eval": 0.0}
-
-    def run(self) -> dict[str, Any]:
-        method, stages = self.method, len(self.stream.experiences)
-        if method.protocol == "offline":
-            self.advance("learning from all experiences")
-            self._timed("train", method.learn_all)
-            confusions = [self._evaluate(stages - 1)] * stages
-        else:
-            confusions = []
-            for index, experience in enumerate(self.stream.experiences):
-                self.advance(f"learning {experience.name} ({index + 1} of {stages})")
-                spent = self._timed("train", lambda index=index: method.learn(index))
-                self.emit("experience_learned", experience=index, seconds=round(spent, 3))
-                confusions.append(self._evaluate(index))
-        self.advance("finishing")
-        self._timed("eval", lambda: method.finish_evaluation(self.sets))
-        homes = home_experiences(self.stream)
-        return {
-            **method_measures(confusions, self.stream.domains, homes),
-            "protocol": method.protocol,
-            "needs_domain": method.needs_domain,
-            "epochs": method.epochs,
-            "batch_size": method.batch_size,
-            "parameters": method.parameters(),
-            "seconds": {kind: round(spent, 3) for kind, spent in self.seconds.items()},
-            **method.details(),
-        }
-
-    def _evaluate(self, stage: int) -> list[np.ndarray]:
-        confusions = []
-        for index, (name, images) in enumerate(self.sets.items()):
-            self.advance(f"evaluating on {name}")
-            domain = index if self.method.needs_domain else None
-            start = time.perf_counter()
-            labels = np.asarray(self.method.predict(images, domain=domain).labels)
-            self.seconds["eval"] += time.perf_counter() - start
-            if labels.shape != (len(images),):
-                raise RuntimeError(f"{len(images)} images, but labels of shape {labels.shape}")
-            confusions.append(confusion_matrix(images.targets, labels, len(self.stream.classes)))
-        names = list(self.sets)
-        self.emit(
-            "evaluated",
-            experience=stage,
-            accuracy={n: accuracy(c) for n, c in zip(names, confusions, strict=True)},
-            balanced_accuracy={
-                n: balanced_accuracy(c) for n, c in zip(names, confusions, strict=True)
-            },
-        )
-        return confusions
-
-    def _timed(self, kind: str, work: Callable[[], None]) -> float:
-        start = time.perf_counter()
-        work()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        spent = time.perf_counter() - start
-        self.seconds[kind] += spent
-        return spent
-
-
 def pick_device(name: str) -> torch.device:
     """``auto`` is a GPU where there is one.
 
@@ -265,41 +187,5 @@ def pick_device(name: str) -> torch.device:
 
 def _seed_everything(seed: int) -> None:
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - Avalanche draws from the global generator
     torch.manual_seed(seed)
-
-
-def _stream_facts(stream: Stream, sets: dict[str, ImageSet]) -> dict[str, Any]:
-    def counts(part: ImageSet) -> dict[str, int]:
-        numbers = np.bincount(part.domains, minlength=len(stream.domains))
-        return {n: int(c) for n, c in zip(stream.domains, numbers, strict=True) if c}
-
-    return {
-        "name": stream.name,
-        "domains": stream.domains,
-        "classes": stream.classes,
-        "fingerprint": stream.fingerprint,
-        "source": stream.source,
-        "experiences": [
-            {
-                "name": e.name,
-                "train": len(e.train),
-                "validation": len(e.validation),
-                "train_by_domain": counts(e.train),
-            }
-            for e in stream.experiences
-        ],
-        "evaluation": {name: len(part) for name, part in sets.items()},
-    }
-
-
-def _backbone_facts(backbone: Backbone, identity: str) -> dict[str, Any]:
-    return {
-        "name": backbone.name,
-        "weights": backbone.weights,
-        "split": backbone.split,
-        "taps": backbone.taps,
-        "feature_dim": backbone.feature_dim,
-        "router_feature_dim": backbone.router_feature_dim,
-        "identity": identity,
-    }

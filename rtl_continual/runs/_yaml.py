@@ -12,13 +12,13 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from rtl_continual.errors import ConfigError
 
-__all__ = ["Document", "KeyPath", "dotted", "parse_value", "read_document"]
+__all__ = ["Document", "KeyPath", "dotted", "dump_yaml", "parse_value", "read_document"]
 
 KeyPath = tuple[str | int, ...]
 
@@ -36,7 +36,7 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 class _Loader(yaml.SafeLoader):
     """Composes nodes only; :class:`_Builder` gives them values."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -148,7 +148,7 @@ def read_document(path: Path) -> Document:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise ConfigError([f"{path}: larger than {MAX_BYTES} bytes ({size}): is it a scenario?"])
+            raise ConfigError([f"{path}: {size} bytes, more than {MAX_BYTES}: is it a scenario?"])
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
@@ -183,6 +183,24 @@ def parse_value(text: str, place: str) -> Any:
     if builder.problems:
         raise ConfigError([f"{place}: {problem}" for problem in builder.problems])
     return value
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that would be read back as something else."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    read = _Builder(None).build(yaml.ScalarNode(f"{_PREFIX}str", value))
+    style = None if read == value else "'"
+    return dumper.represent_scalar(f"{_PREFIX}str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def dump_yaml(values: Any) -> str:
+    """Text that :func:`read_document` reads back as the same values, keys in their order."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _compose(text: str, file: str) -> yaml.Node | None:
@@ -259,6 +277,8 @@ class _Builder:
         return float(text) if _FLOAT.match(text) else text
 
     def _place(self, node: yaml.Node) -> str:
+        if not self.file:
+            return ""
         return f"{self.file}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
 
     def _problem(self, node: yaml.Node, path: KeyPath, message: str) -> None:
