@@ -96,6 +96,7 @@ class _AvalancheMethod(Method[ConfigT]):
         """Numbers that learning changes."""
 
     def learn(self, index: int) -> None:
+        self.context.advance(f"experience {index + 1}")
         # Avalanche draws from the global generators; that must neither vary nor leak.
         with same_random_state(self.device):
             seed = (self.context.seed * 1009 + index) % 2**32
@@ -126,7 +127,9 @@ class _DenseMethod(_AvalancheMethod[DenseT]):
         return []
 
     def _strategy(self) -> SupervisedTemplate:
-        model = DenseModel(self.backbone, self.num_classes, self.context.seed)
+        model = DenseModel(
+            self.backbone, self.num_classes, self.context.seed, shift=self.config.shift
+        )
         return Naive(
             model=model,
             optimizer=dense_optimizer(model, self.config),
@@ -230,7 +233,6 @@ class SLDAMethod(_AvalancheMethod[SLDAConfig]):
             train_epochs=1,
             train_mb_size=256,
             device=self.device,
-            plugins=[EpochReport(self.context.advance)],
             evaluator=quiet_evaluator(),
         )
 

@@ -1,5 +1,6 @@
 """Training: learns a ticket's mask, norm and head, and the router with it."""
 
+from rtl_continual.training._augment import random_shift
 from rtl_continual.training._config import TicketConfig
 from rtl_continual.training._joint import JointConfig, learn_joint
 from rtl_continual.training._learn import (
@@ -22,5 +23,6 @@ __all__ = [
     "epoch_batches",
     "learn_joint",
     "learn_ticket",
+    "random_shift",
     "steps_per_epoch",
 ]

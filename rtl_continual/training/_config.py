@@ -44,7 +44,12 @@ class TicketConfig(BaseModel):
     )
     gate_weight: float = Field(1.0, ge=0, description="weight of the gate's loss in joint training")
     mixture_components: int = Field(4, ge=1, description="Gaussians that summarise router features")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
+    shift: int = Field(
+        1,
+        ge=0,
+        description="training moves each trunk activation map by up to so many of its pixels; "
+        "0 is off, and token sequences are never moved",
+    )
     cache_bytes: int = Field(
         2 * 2**30, ge=0, description="keep the data's trunk activations in memory up to this size"
     )

@@ -19,7 +19,7 @@ from rtl_continual.errors import DataError
 from rtl_continual.routing import FeatureMixture
 from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import Mask, Ticket, TicketBank, TicketInfo, top_scores
-from rtl_continual.training._learn import TrunkCache, epoch_batches
+from rtl_continual.training._learn import TrunkCache, epoch_batches, steps_per_epoch
 from rtl_continual.training._learner import batch_norm_mode
 
 __all__ = ["JointConfig", "learn_joint"]
@@ -49,7 +49,8 @@ class _Group:
     def __init__(self, bank: TicketBank, data: ImageSet, config: JointConfig, seed: int) -> None:
         self.bank = bank
         self.cache = TrunkCache(bank, data, config.cache_bytes)
-        self.keep = torch.ones(bank.layout.total, dtype=torch.bool)
+        self.device = bank.backbone.mean.device
+        self.keep = torch.ones(bank.layout.total, dtype=torch.bool, device=self.device)
         self.seed = seed
         self.rewind()
 
@@ -61,7 +62,8 @@ class _Group:
         self.affine = [t.requires_grad_() for name, t in self.norm.items() if name in affine]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            self.head: nn.Module = self.bank.task.build_head(backbone.feature_dim)
+            head = self.bank.task.build_head(backbone.feature_dim)
+        self.head: nn.Module = head.to(self.device)
 
     def parameters(self) -> list[torch.Tensor]:
         return [*self.affine, *self.head.parameters()]
@@ -99,8 +101,11 @@ def learn_joint(
         A new bank whose backbone holds the retrained weights, with its router fitted.
 
     Raises:
-        DataError: if the bank is not empty or a group has no data.
+        DataError: if the bank is not empty, there is no group or one has no data, or training
+            diverges.
     """
+    if not groups:
+        raise DataError("mode joint needs at least one group of data")
     if len(bank):
         raise DataError("mode joint starts from an empty bank; it cannot extend one")
     start = bank.layout.flatten(dict(bank.backbone.body.named_parameters())).detach()
@@ -146,7 +151,7 @@ def _retrain(
     own = [torch.optim.Adam(member.parameters(), lr=config.lr) for member in members]
     streams = [_endless_batches(len(m.cache.targets), config.batch_size, seed) for m in members]
     longest = max(len(m.cache.targets) for m in members)
-    steps = -(-longest // config.batch_size) * config.retrain_epochs
+    steps = steps_per_epoch(longest, config.batch_size) * config.retrain_epochs
     for step in range(steps):
         if on_stage is not None and step % 20 == 0:
             on_stage(f"joint retraining, step {step} of {steps}")
@@ -159,6 +164,9 @@ def _retrain(
             own_optimizer.step()
             with torch.no_grad():  # Adam's momentum would move weights outside the mask too
                 weights.copy_(torch.where(member.keep, weights, before))
+    for tensor in [weights, *(p for member in members for p in member.parameters())]:
+        if not torch.isfinite(tensor).all():
+            raise DataError(f"joint training diverged; lower lr, now {config.lr}")
     return weights.detach()
 
 

@@ -26,7 +26,7 @@ class TrunkCache:
         budget: bytes of activations to keep; above it batches run the trunk again.
 
     Raises:
-        DataError: if the data set is empty.
+        DataError: if the data set is empty, or a label is none of the task's.
     """
 
     def __init__(self, bank: TicketBank, data: ImageSet, budget: int) -> None:
@@ -35,6 +35,7 @@ class TrunkCache:
         self.backbone = bank.backbone
         self.data = data
         self.targets = torch.as_tensor(data.targets)
+        bank.task.check_targets(self.targets)
         kept, features = [], []
         self.activations: torch.Tensor | None = None
         with torch.no_grad():
@@ -129,7 +130,7 @@ def learn_ticket(
         on_epoch: called after each epoch with ``epoch``, ``loss`` and ``sparsity``.
 
     Raises:
-        DataError: if the data set is empty or training diverges.
+        DataError: if the data set is empty, a label is none of the task's, or training diverges.
     """
     cache = TrunkCache(bank, data, config.cache_bytes)
     parent = None if config.start == "cold" else choose_parent(bank, cache)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from rtl_continual.tickets import (
     cubic_sparsity,
     magnitude_scores,
 )
+from rtl_continual.training._augment import random_shift
 from rtl_continual.training._config import TicketConfig
 
 __all__ = ["TicketLearner", "batch_norm_mode"]
@@ -73,6 +75,7 @@ class TicketLearner:
             self.head = bank.task.build_head(bank.backbone.feature_dim).to(device)
         if parent is not None:
             self.head.load_state_dict(dict(parent.head))
+        self._generator = torch.Generator().manual_seed(seed)
         self.gate = None
         if isinstance(bank.router, FlatRouter) and features is not None and config.gate_weight > 0:
             self.gate = bank.router.gate_learner(features)
@@ -115,6 +118,8 @@ class TicketLearner:
 
     def forward(self, activation: torch.Tensor, *, training: bool = True) -> torch.Tensor:
         """Outputs ``[batch, classes]`` of the ticket as it stands, on trunk activations."""
+        if training and self.config.shift and activation.ndim == 4:
+            activation = random_shift(activation, self.config.shift, self._generator)
         values = {**self.scores.effective(), **self.norm}
         with batch_norm_mode(self.bank.backbone.body, training):
             features = functional_call(self.bank.backbone.body, values, (activation,))
@@ -180,7 +185,7 @@ class TicketLearner:
 
         Args:
             features: router features of all its training data ``[samples, features]``.
-            info: what is known about it.
+            info: what is known about it; its similarity is filled in.
             seed: of the feature mixture's initial assignment.
 
         Raises:
@@ -188,16 +193,20 @@ class TicketLearner:
         """
         if self.steps_done < self.total_steps:
             self.scores.binarise(self.target)
-        tensors = {**self.norm, **self.head.state_dict()}
+        tensors = {"scores": self.scores.scores, **self.norm, **self.head.state_dict()}
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise DataError(
                     f"ticket '{info.name}' diverged: '{name}' is not finite; lower the rates"
                 )
         mixture = FeatureMixture.fit(features, components=self.config.mixture_components, seed=seed)
+        mask = self.scores.mask()
+        overlaps = [mask.jaccard(other.mask) for other in self.bank]
+        if overlaps:
+            info = replace(info, similarity=sum(overlaps) / len(overlaps))
         return Ticket(
             id=len(self.bank),
-            mask=self.scores.mask(),
+            mask=mask,
             norm=self.norm,
             head=self.head.state_dict(),
             statistics=mixture.tensors(),
@@ -207,9 +216,16 @@ class TicketLearner:
 
 @contextmanager
 def batch_norm_mode(module: nn.Module, training: bool = True) -> Iterator[None]:
-    """Batch norm reads its mode off the module, so it is set for the call and put back."""
-    module.train(training)
+    """Batch norm reads its mode off the module, so it is set for the call and put back.
+
+    Nothing else changes its mode: dropout would draw from the global random state, and the same
+    seed would not give the same ticket.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    for norm in norms:
+        norm.training = training
     try:
         yield
     finally:
-        module.train(False)
+        for norm in norms:
+            norm.training = False

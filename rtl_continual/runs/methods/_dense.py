@@ -16,7 +16,7 @@ from rtl_continual.backbones import Backbone
 from rtl_continual.errors import DataError
 from rtl_continual.runs._method import MethodConfig
 from rtl_continual.streams import ImageSet
-from rtl_continual.training import epoch_batches, steps_per_epoch
+from rtl_continual.training import epoch_batches, random_shift, steps_per_epoch
 
 __all__ = [
     "DenseConfig",
@@ -38,6 +38,9 @@ class DenseConfig(MethodConfig):
     weight_decay: float = Field(
         0.01, ge=0, description="of weights of rank 2 and more; norms and biases go without"
     )
+    shift: int = Field(
+        2, ge=0, description="training moves each image by up to so many pixels; 0 is off"
+    )
 
 
 class DenseModel(nn.Module):
@@ -46,11 +49,13 @@ class DenseModel(nn.Module):
     Args:
         backbone: is copied, and stays as it is.
         classes: outputs of the head.
-        seed: of the head's first weights.
+        seed: of the head's first weights and of augmentation.
+        shift: in training, images move by up to so many pixels.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, seed: int) -> None:
+    def __init__(self, backbone: Backbone, classes: int, seed: int, *, shift: int = 0) -> None:
         super().__init__()
+        self.shift, self._seed, self._calls = shift, seed, 0
         self.network = nn.Sequential(copy.deepcopy(backbone.trunk), copy.deepcopy(backbone.body))
         self.network.requires_grad_(True)
         self.network.to(memory_format=torch.channels_last)
@@ -65,6 +70,11 @@ class DenseModel(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, channels, height, width]``."""
         self._check(images)
+        if self.training and self.shift:
+            # A generator of its own per call: a module that holds one cannot be copied.
+            self._calls += 1
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._calls)
+            images = random_shift(images, self.shift, generator)
         x = self._normalise(images.to(self.device))
         out: torch.Tensor = self.head(self.network(x.contiguous(memory_format=torch.channels_last)))
         return out

@@ -44,7 +44,9 @@ class IndependentMethod(Method[DenseConfig]):
     def learn(self, index: int) -> None:
         stream = self.context.stream
         data = stream.experiences[index].train
-        model = DenseModel(self.backbone, len(stream.classes), self.context.seed)
+        model = DenseModel(
+            self.backbone, len(stream.classes), self.context.seed, shift=self.config.shift
+        )
         train_dense(
             model,
             data,

@@ -28,7 +28,9 @@ class JointMethod(Method[DenseConfig]):
     def __init__(self, context: RunContext, config: DenseConfig) -> None:
         super().__init__(context, config)
         self.backbone = context.make_backbone()
-        self.model = DenseModel(self.backbone, len(context.stream.classes), context.seed).eval()
+        self.model = DenseModel(
+            self.backbone, len(context.stream.classes), context.seed, shift=config.shift
+        ).eval()
 
     def learn_all(self) -> None:
         train_dense(

@@ -1,0 +1,36 @@
+"""Augmentation of images or of trunk activations."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["random_shift"]
+
+
+def random_shift(x: torch.Tensor, limit: int, generator: torch.Generator) -> torch.Tensor:
+    """Move each sample by a random whole number of pixels, edges repeated.
+
+    On trunk activations it stands in for a shift of the image by as many pixels as the trunk's
+    stride, and leaves activations cacheable.
+
+    Args:
+        x: ``[batch, channels, height, width]``.
+        limit: largest shift in each direction, in pixels of ``x``.
+        generator: on the processor; one draw of two numbers per sample.
+
+    Returns:
+        The same shape, channels last in memory.
+
+    Example:
+        >>> x = torch.arange(9.0).view(1, 1, 3, 3)
+        >>> moved = random_shift(x, 1, torch.Generator().manual_seed(0))
+        >>> moved.shape
+        torch.Size([1, 1, 3, 3])
+    """
+    batch, _, height, width = x.shape
+    offsets = torch.randint(-limit, limit + 1, (2, batch), generator=generator).to(x.device)
+    rows = (torch.arange(height, device=x.device) + offsets[0][:, None]).clamp_(0, height - 1)
+    columns = (torch.arange(width, device=x.device) + offsets[1][:, None]).clamp_(0, width - 1)
+    sample = torch.arange(batch, device=x.device)[:, None, None]
+    moved = x.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2)
