@@ -73,10 +73,13 @@ class FlatRouter(Router):
         self._solve(start=None)
 
     def add(self, statistics: FeatureMixture, samples: torch.Tensor | None = None) -> None:
-        if len(self._mixtures) != self.num_tickets:
-            raise BankError("this gate was loaded without its tickets' mixtures; call fit() first")
+        self._check_mixtures()
         self._mixtures = [*self._mixtures, statistics]
         self._solve(start=None)
+
+    def _check_mixtures(self) -> None:
+        if len(self._mixtures) != self.num_tickets:
+            raise BankError("this gate was loaded without its tickets' mixtures; call fit() first")
 
     def gate_learner(self, features: torch.Tensor) -> GateLearner:
         """A gate with one more output, to be trained jointly with a new ticket.
@@ -84,10 +87,12 @@ class FlatRouter(Router):
         Args:
             features: router features of the new ticket's data, ``[samples, features]``.
         """
+        self._check_mixtures()
         return GateLearner(self._mixtures, features, self.config)
 
     def add_trained(self, statistics: FeatureMixture, learner: GateLearner) -> None:
         """:meth:`add`, starting from a jointly trained gate."""
+        self._check_mixtures()
         self._mixtures = [*self._mixtures, statistics]
         self._solve(start=learner)
 

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rtl_continual.errors import DataError
+
 __all__ = ["Classification"]
 
 
@@ -26,6 +28,16 @@ class Classification:
     def build_head(self, feature_dim: int) -> nn.Module:
         """A fresh head over features ``[batch, feature_dim]``."""
         return nn.Linear(feature_dim, self.num_outputs)
+
+    def check_targets(self, targets: torch.Tensor) -> None:
+        """Raise :class:`DataError` unless every label is one of the classes."""
+        wrong = torch.nonzero((targets < 0) | (targets >= self.num_outputs)).flatten()
+        if len(wrong):
+            first = int(wrong[0])
+            raise DataError(
+                f"labels must be 0 to {self.num_outputs - 1}, got {int(targets[first])} for sample "
+                f"{first}"
+            )
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of logits ``[batch, classes]`` and labels ``[batch]``."""
