@@ -135,10 +135,11 @@ def _read(
     weights = config.weights
     if weights.startswith("torchvision:"):
         state, spec = torchvision_weights(config.name, weights)
-        if architecture.fixed_size and spec.size != ((config.input_size or spec.size[0]),) * 2:
+        size = config.input_size
+        if architecture.fixed_size and size is not None and spec.size != (size, size):
             raise RTLError(
-                f"weights '{weights}' of backbone '{config.name}' take images of {spec.size[0]} "
-                f"pixels alone, got input_size {config.input_size}"
+                f"weights '{weights}' of backbone '{config.name}' take images of {spec.size} "
+                f"pixels alone, got input_size {size}"
             )
         return state, spec
     if weights != "built-in":

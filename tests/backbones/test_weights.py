@@ -88,7 +88,7 @@ def test_a_file_in_half_precision_is_read_as_float32(
 
 def test_two_fitting_prefixes_are_an_error(state: State, load: Callable[..., str]) -> None:
     twice = {p + k: v.clone() for k, v in state.items() for p in ("query.", "key.")}
-    with pytest.raises(RTLError, match="more than once, under key., query.: keep one"):
+    with pytest.raises(RTLError, match=r"more than once, under key\., query\.: keep one"):
         load(twice)
 
 
@@ -136,7 +136,7 @@ def test_code_in_a_file_is_refused_and_not_run(zipped: bool, tmp_path: Path) -> 
 
 
 def test_a_whole_pickled_model_is_refused(load: Callable[..., str]) -> None:
-    with pytest.raises(RTLError, match="Save model.state_dict"):
+    with pytest.raises(RTLError, match=r"Save model\.state_dict"):
         load(nn.Linear(2, 2), "net.pt")
 
 
@@ -219,5 +219,5 @@ def test_unknown_torchvision_weights(name: str, weights: str, message: str) -> N
 def test_a_transformers_weights_fix_its_image_size(hub: Path) -> None:
     hub.mkdir()
     torch.save({"x": torch.zeros(1)}, hub / "vit_b_32-d86f8d99.pth")
-    with pytest.raises(RTLError, match="take images of 224 pixels alone, got input_size 64"):
+    with pytest.raises(RTLError, match=r"images of \(224, 224\) pixels alone, got input_size 64"):
         build_backbone("vit_b_32", weights="torchvision:IMAGENET1K_V1", input_size=64)
