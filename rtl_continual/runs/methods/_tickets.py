@@ -61,13 +61,17 @@ def serving_parameters(bank: TicketBank, num_domains: int) -> dict[str, float]:
     union = counts["trunk"] + counts["body_other"] + counts["union"] + gate
     union += counts["norm"] + counts["heads"]
     separate = num_domains * (backbone + head)
-    masks = sum(ticket.mask.layout.num_bytes for ticket in bank)
+    tickets = sum(
+        ticket.mask.bits.nbytes
+        + sum(t.numel() * t.element_size() for t in ticket.tensors().values())
+        for ticket in bank
+    )
     return {
         "backbone": backbone,
         "effective_union": union,
         "separate_models": separate,
         "ratio_vs_separate": separate / union,
-        "bytes_on_disk": 4 * (backbone + counts["norm"] + counts["heads"] + gate) + masks,
+        "bytes_on_disk": 4 * (backbone + gate) + tickets,
         "trainable": bank.layout.total + per_ticket + gate,
         "union_of_body": counts["union"] / bank.layout.total,
     }
