@@ -3,11 +3,11 @@
     python benchmarks/pretrain_glyphnet.py [--images 24000] [--epochs 4] [--threads 1] [--out FILE]
 
 No digit is ever drawn: the classes are letters, and those that read as a digit (O o I l S s Z z)
-are left out. Letters are printed on plain or photographic ground and nothing else: handwriting, line
-drawings, difference blends and busy streets are shifts that tickets have to learn, as sketches and
-clip art are to weights trained on ImageNet. The last line printed is one JSON object: how well a
-linear probe on the frozen features tells digits apart in each domain of the built-in stream, on its
-validation part.
+are left out. Letters are printed on plain or photographic ground and nothing else: handwriting,
+line drawings, difference blends and busy streets are shifts that tickets have to learn, as sketches
+and clip art are to weights trained on ImageNet. The last line printed is one JSON object: how well
+a linear probe on the frozen features tells digits apart in each domain of the built-in stream, on
+its validation part.
 """
 
 from __future__ import annotations
