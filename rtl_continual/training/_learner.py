@@ -79,7 +79,7 @@ class TicketLearner:
         self.gate = None
         if isinstance(bank.router, FlatRouter) and features is not None and config.gate_weight > 0:
             self.gate = bank.router.gate_learner(features)
-        self.optimizer = torch.optim.Adam(self.parameter_groups(), fused=True)
+        self.optimizer = self.build_optimizer(self.parameter_groups())
         self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self._lrs, self._decay = list(self._base_lrs), 1.0
         self.start_sparsity = (
@@ -110,6 +110,11 @@ class TicketLearner:
             parts.append(self.gate.parameters())
         rates = self.rates(self.config, gate=self.gate is not None)
         return [{"params": part, "lr": lr} for part, lr in zip(parts, rates, strict=True)]
+
+    @staticmethod
+    def build_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer that updates these groups, whoever drives the learner."""
+        return torch.optim.Adam(groups, fused=True)
 
     @staticmethod
     def rates(config: TicketConfig, *, gate: bool) -> list[float]:
