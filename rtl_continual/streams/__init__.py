@@ -1,22 +1,53 @@
 """Streams: plain torch data sets with a domain name on each part."""
 
 from rtl_continual.streams._cache import cache_folder
-from rtl_continual.streams._registry import build_stream, stream_config_class, stream_names
+from rtl_continual.streams._decode import ImageForm
+from rtl_continual.streams._domainnet_facts import PublishedResult
+from rtl_continual.streams._files import FileNames, FileSet, Listing
+from rtl_continual.streams._registry import (
+    build_stream,
+    prepare_stream,
+    stream_config_class,
+    stream_names,
+    verify_stream,
+)
 from rtl_continual.streams._sheet import contact_sheet
 from rtl_continual.streams._stream import ArraySet, Experience, ImageSet, Stream, concatenate
+from rtl_continual.streams._verify import Finding, VerifyReport
 from rtl_continual.streams.digits import DigitsConfig, build_digits
+from rtl_continual.streams.domainnet import (
+    DomainNetConfig,
+    build_domainnet,
+    published_results,
+)
+from rtl_continual.streams.folders import DomainLists, FoldersConfig, build_folders
 
 __all__ = [
     "ArraySet",
     "DigitsConfig",
+    "DomainLists",
+    "DomainNetConfig",
     "Experience",
+    "FileNames",
+    "FileSet",
+    "Finding",
+    "FoldersConfig",
+    "ImageForm",
     "ImageSet",
+    "Listing",
+    "PublishedResult",
     "Stream",
+    "VerifyReport",
     "build_digits",
+    "build_domainnet",
+    "build_folders",
     "build_stream",
     "cache_folder",
     "concatenate",
     "contact_sheet",
+    "prepare_stream",
+    "published_results",
     "stream_config_class",
     "stream_names",
+    "verify_stream",
 ]
