@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
-from rtl_continual.backbones import BackboneConfig, backbone_names
-from rtl_continual.errors import ConfigError, RTLError, unknown_name
+from rtl_continual.backbones import BackboneConfig, backbone_config_class, backbone_names
+from rtl_continual.errors import ConfigError, PluginError, RTLError, unknown_name
+from rtl_continual.plugins import load_plugins
 from rtl_continual.routing import router_config_class, router_names
 from rtl_continual.runs._method import MethodConfig
 from rtl_continual.runs._problems import check_section, shown
@@ -65,6 +66,11 @@ class ScenarioHead(BaseModel):
     growth: Literal["per_experience"] = Field(
         "per_experience", description="when a ticket is added: one for each experience"
     )
+    plugins: tuple[str, ...] = Field(
+        (),
+        description="plugins to load beside those that are installed: module names, or paths of "
+        ".py files relative to this file",
+    )
     sweep: SweepConfig | None = Field(None, description="vary one key for some methods")
 
 
@@ -81,7 +87,7 @@ class Scenario(ScenarioHead):
     """A checked scenario; :func:`load_scenario` makes one."""
 
     stream: SerializeAsAny[BaseModel]
-    backbone: BackboneConfig
+    backbone: SerializeAsAny[BackboneConfig]
     tickets: TicketConfig
     router: SerializeAsAny[BaseModel]
     methods: dict[str, MethodEntry]
@@ -114,12 +120,15 @@ class Scenario(ScenarioHead):
 _SECTIONS = ("stream", "backbone", "tickets", "router", "methods")
 
 
-def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+def load_scenario(
+    path: str | Path, overrides: Sequence[str] = (), *, plugins: Sequence[str] = ()
+) -> Scenario:
     """Read and check a scenario file.
 
     Args:
         path: the file.
         overrides: ``key.path=value`` each, as ``--set`` takes them; later ones win.
+        plugins: module names and ``.py`` files to load beside those that the file names.
 
     Raises:
         ConfigError: with every problem of the file and of the overrides, one line each.
@@ -133,7 +142,27 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
             document.set(assignment)
         except ConfigError as error:
             document.problems.extend(error.problems)
+    _load_plugins(document, path.parent, plugins)
     return _check(document)
+
+
+def _load_plugins(document: Document, folder: Path, more: Sequence[str]) -> None:
+    """Load what ``plugins`` names, and note there what the command line adds."""
+    given = document.values.get("plugins")
+    if given is None:
+        given = []
+    if not isinstance(given, list) or not all(isinstance(source, str) for source in given):
+        return  # check_section says so
+    sources = [str((folder / s).resolve()) if s.endswith(".py") else s for s in given]
+    for index, source in enumerate(sources):
+        try:
+            load_plugins([source])
+        except PluginError as error:
+            document.problems.append(document.problem(("plugins", index), str(error)))
+    added = [str(Path(s).resolve()) if s.endswith(".py") else s for s in more]
+    load_plugins(added)
+    if sources or added:
+        document.values["plugins"] = list(dict.fromkeys([*sources, *added]))
 
 
 def load_stream_config(name: str, overrides: Sequence[str] = ()) -> BaseModel:
@@ -160,9 +189,8 @@ def _missing_file(path: Path) -> str:
     if path.is_dir():
         return f"{path}: is a folder, not a scenario file"
     folders = [folder for folder in {path.parent, Path("scenarios")} if folder.is_dir()]
-    found = {p.name: p for folder in sorted(folders) for p in sorted(folder.glob("*.y*ml"))}
-    wanted = path.name if path.suffix else f"{path.name}.yaml"
-    near = difflib.get_close_matches(wanted, found, n=1, cutoff=0.5)
+    found = {p.stem: p for folder in sorted(folders) for p in sorted(folder.glob("*.y*ml"))}
+    near = difflib.get_close_matches(path.stem, found, n=1, cutoff=0.5)
     if near:
         return f"{path}: no such scenario file; did you mean {found[near[0]]}?"
     listed = ", ".join(str(found[name]) for name in sorted(found)) or "none"
@@ -181,7 +209,7 @@ def _check(document: Document) -> Scenario:
     parts: dict[str, Any] = {
         "stream": _named_section("stream", stream_names, stream_config_class, document, problems),
         "router": _named_section("router", router_names, router_config_class, document, problems),
-        "backbone": section("backbone", BackboneConfig),
+        "backbone": section("backbone", _backbone_model(values.get("backbone"))),
         "tickets": section("tickets", TicketConfig),
         "methods": _methods(document, problems),
     }
@@ -202,6 +230,12 @@ def _check(document: Document) -> Scenario:
     if scenario.sweep is not None:
         _check_sweep(scenario, scenario.sweep, document)
     return scenario
+
+
+def _backbone_model(values: Any) -> type[BackboneConfig]:
+    """The options of the backbone that a section names; the common ones if it names none."""
+    name = values.get("name") if isinstance(values, Mapping) else None
+    return backbone_config_class(name) if name in backbone_names() else BackboneConfig
 
 
 def _line_order(problem: str) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rtl_continual.backbones import BackboneConfig, backbone_names
+from rtl_continual.backbones import BackboneConfig, backbone_config_class, backbone_names
 from rtl_continual.routing import router_config_class, router_names
 from rtl_continual.runs._scenario import ScenarioHead
 from rtl_continual.runs.methods import METHODS, method_class
@@ -43,8 +43,13 @@ def scenario_schema() -> dict[str, Any]:
         return part
 
     methods = {name: method(name) for name in sorted(METHODS)}
+    plain = [name for name in backbone_names() if backbone_config_class(name) is BackboneConfig]
     backbone = section(BackboneConfig)
-    backbone["properties"]["name"]["enum"] = list(backbone_names())
+    backbone["properties"]["name"]["enum"] = plain
+    own = [(name, backbone_config_class(name)) for name in backbone_names() if name not in plain]
+    if own:
+        more = choice(own)
+        backbone = {"oneOf": [backbone, *more.get("oneOf", [more])]}
     schema["properties"] |= {
         "stream": choice((name, stream_config_class(name)) for name in stream_names()),
         "backbone": backbone,

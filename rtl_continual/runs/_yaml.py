@@ -107,9 +107,11 @@ class Document:
         parts = key.split(".")
         for part in parts[:-1]:
             step = _step(target, part, path, place)
+            path = (*path, step)
             if isinstance(target, dict) and target.get(step) is None:
                 target[step] = {}
-            target, path = target[step], (*path, step)
+                self.places[path] = place
+            target = target[step]
         last = _step(target, parts[-1], path, place)
         target[last] = value
         path = (*path, last)
