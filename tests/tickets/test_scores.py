@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtl_continual.tickets import MaskLayout, MaskScores, magnitude_scores, top_scores
+
+LAYOUTS = st.lists(st.integers(1, 400), min_size=1, max_size=6).map(
+    lambda sizes: MaskLayout({f"w{i}": (size, 1) for i, size in enumerate(sizes)})
+)
+SPARSITIES = st.sampled_from([0.0, 0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999])
+FLOORS = st.sampled_from([0.0, 0.1, 0.5, 0.99])
+
+
+def random_scores(layout: MaskLayout, seed: int, levels: int | None = None) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    if levels is not None:  # few distinct values: many ties
+        return torch.randint(levels, (layout.total,), generator=generator).float()
+    return torch.randn(layout.total, generator=generator)
+
+
+@given(LAYOUTS, SPARSITIES, FLOORS, st.integers(0, 100), st.sampled_from([None, 1, 3]))
+def test_budget_is_exact_and_no_layer_is_empty(
+    layout: MaskLayout, sparsity: float, floor: float, seed: int, levels: int | None
+) -> None:
+    keep = top_scores(random_scores(layout, seed, levels), layout, sparsity, floor)
+    budget = max(round((1 - sparsity) * layout.total), len(layout.shapes))
+    assert int(keep.sum()) == budget
+    counts = {name: int(part.sum()) for name, part in layout.unflatten(keep).items()}
+    assert min(counts.values()) >= 1
+    least = {n: max(1, int(floor * budget / layout.total * s)) for n, s in layout.sizes.items()}
+    if sum(least.values()) <= budget:
+        assert all(counts[name] >= least[name] for name in counts)
+
+
+def test_tiny_layers_survive_a_floor_that_the_budget_cannot_pay() -> None:
+    layout = MaskLayout({"large": (990, 1), **{f"tiny{i}": (1, 1) for i in range(10)}})
+    scores = torch.zeros(1000)
+    scores[:990] = 1.0
+    keep = layout.unflatten(top_scores(scores, layout, 0.98, 0.9))
+    assert {name: int(part.sum()) for name, part in keep.items()} == {
+        "large": 10,
+        **{f"tiny{i}": 1 for i in range(10)},
+    }
+
+
+def test_the_highest_scores_of_all_layers_together_are_kept() -> None:
+    layout = MaskLayout({"a": (2, 2), "b": (2, 3)})
+    scores = torch.tensor([9.0, 1, 8, 7, 6, 2, 3, 0, 4, 5])
+    keep = top_scores(scores, layout, 0.5, 0.0)
+    assert scores[keep].tolist() == [9, 8, 7, 6, 5]
+
+
+def test_floor_gives_a_weak_layer_its_share() -> None:
+    layout = MaskLayout({"strong": (50, 1), "weak": (50, 1)})
+    scores = torch.cat([torch.ones(50), torch.arange(50) / 100])
+    keep = layout.unflatten(top_scores(scores, layout, 0.8, 0.5))
+    assert int(keep["weak"].sum()) == 5  # half of the mean density of 0.2
+    assert keep["weak"].flatten().nonzero().flatten().tolist() == [45, 46, 47, 48, 49]
+    assert int(keep["strong"].sum()) == 15
+
+
+def test_ties_go_to_the_lower_index() -> None:
+    layout = MaskLayout({"a": (6, 1), "b": (6, 1)})
+    keep = top_scores(torch.zeros(12), layout, 0.5, 0.0)
+    # One per layer is kept first, the rest in order.
+    assert keep.nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 6]
+
+
+def test_sparsity_zero_keeps_everything_and_scores_stay_as_they_are() -> None:
+    layout = MaskLayout({"a": (4, 4)})
+    scores = torch.randn(16)
+    before = scores.clone()
+    assert top_scores(scores, layout, 0.0, 0.1).all()
+    top_scores(scores, layout, 0.9, 0.1)
+    assert torch.equal(scores, before)
+
+
+@given(st.lists(st.integers(2, 50), min_size=1, max_size=4), st.integers(0, 100))
+def test_magnitude_scores_are_ranks_within_a_layer(sizes: list[int], seed: int) -> None:
+    layout = MaskLayout({f"w{i}": (size, 1) for i, size in enumerate(sizes)})
+    weights = random_scores(layout, seed) * torch.logspace(-3, 3, layout.total)
+    ranks = layout.unflatten(magnitude_scores(layout, weights))
+    for name, part in layout.unflatten(weights.abs()).items():
+        order = part.flatten().argsort(stable=True)
+        evenly = torch.linspace(0, 1, len(order))
+        assert torch.equal(ranks[name].flatten()[order], evenly)
+
+
+@pytest.fixture
+def scores() -> MaskScores:
+    layout = MaskLayout({"a": (3, 4), "b": (2, 5)})
+    weights = torch.randn(22, generator=torch.Generator().manual_seed(1))
+    return MaskScores(layout, weights, magnitude_scores(layout, weights))
+
+
+def test_gradient_reaches_the_scores_of_kept_and_dropped_weights(scores: MaskScores) -> None:
+    scores.binarise(0.5)
+    upstream = torch.randn(22, generator=torch.Generator().manual_seed(2))
+    flat = scores.layout.flatten(scores.effective())
+    assert torch.equal(flat, scores.weights * scores.keep)
+    assert int((flat == 0).sum()) == 11
+    (flat * upstream).sum().backward()
+    assert torch.equal(scores.scores.grad, upstream * scores.weights)
+    assert (scores.scores.grad[scores.keep == 0] != 0).all()
+
+
+def test_the_mask_is_constant_between_two_binarisations(scores: MaskScores) -> None:
+    scores.binarise(0.5)
+    before = scores.mask()
+    with torch.no_grad():
+        scores.scores.neg_()
+    assert scores.mask() == before
+    scores.binarise(0.5)
+    after = scores.mask()
+    assert after.kept == before.kept
+    assert after.jaccard(before) < 0.5
+
+
+def test_scores_are_learned_and_weights_are_not(scores: MaskScores) -> None:
+    assert [name for name, _ in scores.named_parameters()] == ["scores"]
+    assert not scores.weights.requires_grad
+    assert scores.mask().sparsity == 0
