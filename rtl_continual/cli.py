@@ -9,6 +9,8 @@ import json
 import shlex
 import sys
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -209,23 +211,31 @@ def _options(schema: dict[str, Any]) -> dict[str, str]:
     return described
 
 
+StreamName = Annotated[str, typer.Argument(help="A stream's name, or a scenario file.")]
+StreamOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the stream; may be repeated."),
+]
+DataRoot = Annotated[
+    Path | None, typer.Option("--root", help="Folder of the data; short for --set root=...")
+]
+
+
 @data_app.command("prepare")
 def data_prepare(
-    name: Annotated[str, typer.Argument(help="A stream's name.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="An option of the stream; may be repeated."
-        ),
-    ] = None,
+    name: StreamName,
+    root: DataRoot = None,
+    overrides: StreamOptions = None,
     sheet: Annotated[Path | None, typer.Option(help="Draw a contact sheet into this file.")] = None,
     as_json: AsJSON = False,
 ) -> None:
     """Get a stream ready: fetch, render and cache what it needs."""
-    from rtl_continual.runs import load_stream_config
-    from rtl_continual.streams import build_stream, contact_sheet
+    from rtl_continual.streams import build_stream, contact_sheet, prepare_stream
 
-    stream = build_stream(load_stream_config(name, overrides or []))
+    config = _stream_config(name, root, overrides or [])
+    with _data_progress() as progress:
+        prepare_stream(config, progress)
+    stream = build_stream(config)
     if sheet is not None:
         contact_sheet(stream, sheet)
     facts = {
@@ -250,6 +260,64 @@ def data_prepare(
     print("  test: " + ", ".join(f"{domain} {len(part)}" for domain, part in stream.tests.items()))
     if sheet is not None:
         print(sheet)
+
+
+@data_app.command("verify")
+def data_verify(
+    name: StreamName,
+    root: DataRoot = None,
+    overrides: StreamOptions = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Decode every image, not a sample of each part.")
+    ] = False,
+    as_json: AsJSON = False,
+) -> None:
+    """Check a stream's files: lists, counts, missing, empty and undecodable images."""
+    from rtl_continual.streams import verify_stream
+
+    config = _stream_config(name, root, overrides or [])
+    with _data_progress() as progress:
+        report = verify_stream(config, sample=None if everything else 100, progress=progress)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        for domain, parts in report.images.items():
+            print(f"{domain}: " + ", ".join(f"{count} {part}" for part, count in parts.items()))
+        for found in report.findings:
+            print(f"{found.level}: {found.check}: {found.message}: {found.count}")
+            for example in found.examples[:5]:
+                print(f"  {example}")
+        print(f"{report.decoded} images decoded; {'passed' if report.passed else 'FAILED'}")
+    if not report.passed:
+        raise typer.Exit(3)
+
+
+def _stream_config(name: str, root: Path | None, overrides: list[str]) -> Any:
+    """The options of a stream by name, or of a scenario file's stream."""
+    from rtl_continual.runs import load_scenario, load_stream_config
+
+    # JSON quotes a path so that it is read as text whatever it looks like.
+    changes = [*overrides] if root is None else [f"root={json.dumps(str(root))}", *overrides]
+    if name.endswith((".yaml", ".yml")):
+        return load_scenario(name, [f"stream.{change}" for change in changes]).stream
+    return load_stream_config(name, changes)
+
+
+@contextmanager
+def _data_progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """One bar on the terminal for each thing that is being done; none in a log."""
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as shown:
+        tasks: dict[str, Any] = {}
+
+        def advance(text: str, done: int, total: int | None) -> None:
+            if text not in tasks:
+                tasks[text] = shown.add_task(text, total=total)
+            shown.update(tasks[text], completed=done)
+
+        yield advance
 
 
 @app.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rtl_continual.errors import DataError
 
@@ -65,6 +65,8 @@ def decode_image(path: Path, form: ImageForm, place: str = "") -> np.ndarray:
             return np.asarray(_fit(_read(file, form, f"{path}{place}"), form))
     except FileNotFoundError:
         raise DataError(f"{path}{place}: there is no such file") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}{place}: is no image that Pillow can read") from None
     # Pillow's decoders raise all of these on damaged files.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, MemoryError) as error:
         raise DataError(f"{path}{place}: cannot be read as an image: {error}") from error

@@ -212,6 +212,7 @@ def check_decoding(
     ]
 
     def attempt(job: tuple[Listing, int]) -> str | None:
+        """What is wrong: nothing is "", and ``None`` is not tried."""
         listing, row = job
         path = root / listing.names[row]
         if not path.is_file() or path.stat().st_size == 0:
@@ -220,13 +221,14 @@ def check_decoding(
             decode_image(path, form, listing.place(row))
         except DataError as error:
             return str(error)
-        return None
+        return ""
 
-    failed = []
+    answers = []
     with ThreadPoolExecutor(workers) as pool:
-        for done, problem in enumerate(pool.map(attempt, jobs), start=1):
-            if problem is not None:
-                failed.append(problem)
+        for done, answer in enumerate(pool.map(attempt, jobs), start=1):
+            answers.append(answer)
             if progress is not None:
                 progress("decoding images", done, len(jobs))
-    return finding("images", "error", "images that cannot be decoded", failed), len(jobs)
+    failed = [answer for answer in answers if answer]
+    tried = sum(answer is not None for answer in answers)
+    return finding("images", "error", "images that cannot be decoded", failed), tried
