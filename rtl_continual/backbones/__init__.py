@@ -1,17 +1,27 @@
 """Backbones: frozen networks split into trunk and body."""
 
 from rtl_continual.backbones._backbone import Backbone, InputSpec, TrunkOutput
-from rtl_continual.backbones._build import backbone_names, build_backbone, split_names
+from rtl_continual.backbones._build import (
+    BUILT_IN_BACKBONES,
+    BackboneSource,
+    backbone_config_class,
+    backbone_names,
+    build_backbone,
+    split_names,
+)
 from rtl_continual.backbones._config import BackboneConfig
 from rtl_continual.backbones._flops import backbone_flops
 from rtl_continual.backbones._statistics import activation_statistics
 
 __all__ = [
+    "BUILT_IN_BACKBONES",
     "Backbone",
     "BackboneConfig",
+    "BackboneSource",
     "InputSpec",
     "TrunkOutput",
     "activation_statistics",
+    "backbone_config_class",
     "backbone_flops",
     "backbone_names",
     "build_backbone",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,59 @@ from rtl_continual.backbones._weights import (
     seeded,
 )
 from rtl_continual.errors import RTLError, unknown_name
+from rtl_continual.registry import Registry, config_problem
 
-__all__ = ["backbone_names", "build_backbone", "split_names"]
+__all__ = [
+    "BUILT_IN_BACKBONES",
+    "BackboneSource",
+    "backbone_config_class",
+    "backbone_names",
+    "build_backbone",
+    "split_names",
+]
 
 _DEFAULT = BackboneConfig()
 _ARCHITECTURES = {"glyphnet": GLYPHNET, **TORCHVISION}
 
 
+@dataclass(frozen=True)
+class BackboneSource:
+    """A named kind of backbone.
+
+    Args:
+        config_class: its options, :class:`BackboneConfig` or a subclass of it.
+        build: makes the backbone that an instance of ``config_class`` describes.
+    """
+
+    config_class: type[BackboneConfig]
+    build: Callable[[Any], Backbone]
+
+
+def _check(name: str, value: Any) -> str | None:
+    if not isinstance(value, BackboneSource):
+        return f"must be a rtl_continual.backbones.BackboneSource, got {value!r}"
+    if value.config_class is BackboneConfig:
+        return None
+    if not issubclass(value.config_class, BackboneConfig):
+        return "its config_class must be a subclass of BackboneConfig"
+    return config_problem(name, value.config_class)
+
+
+_BACKBONES: Registry[BackboneSource] = Registry("backbone", _check)
+
+
 def backbone_names() -> tuple[str, ...]:
-    """The names of all architectures, sorted."""
-    return tuple(sorted(_ARCHITECTURES))
+    """The names of all backbones, sorted."""
+    return tuple(_BACKBONES)
+
+
+def backbone_config_class(name: str) -> type[BackboneConfig]:
+    """The options of the backbone called ``name``.
+
+    Raises:
+        RTLError: if there is no such backbone.
+    """
+    return _BACKBONES.find(name).config_class
 
 
 def split_names(name: str) -> tuple[str, ...]:
@@ -68,6 +112,11 @@ def build_backbone(config: BackboneConfig | str, **overrides: Any) -> Backbone:
         ('stem', 96, 48)
     """
     config = _merge(config, overrides)
+    return _BACKBONES.find(config.name).build(config)
+
+
+def _build_architecture(config: BackboneConfig) -> Backbone:
+    """A backbone whose architecture this room knows."""
     architecture = _architecture(config.name)
     if config.width != _DEFAULT.width and not architecture.has_width:
         raise RTLError(f"backbone '{config.name}' has no width to set")
@@ -102,10 +151,17 @@ def build_backbone(config: BackboneConfig | str, **overrides: Any) -> Backbone:
     )
 
 
+BUILT_IN_BACKBONES = {
+    name: BackboneSource(BackboneConfig, _build_architecture) for name in _ARCHITECTURES
+}
+"""What the built-in plugin registers."""
+
+
 def _merge(config: BackboneConfig | str, overrides: dict[str, Any]) -> BackboneConfig:
     fields = {"name": config} if isinstance(config, str) else config.model_dump()
+    config_class = backbone_config_class(fields["name"])
     try:
-        return BackboneConfig.model_validate({**fields, **overrides})
+        return config_class.model_validate({**fields, **overrides})
     except ValidationError as error:
         problems = [
             f"backbone.{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"

@@ -1,11 +1,18 @@
 """Routers: which ticket serves which input."""
 
 from rtl_continual.routing._mixture import FeatureMixture
-from rtl_continual.routing._registry import build_router, router_config_class, router_names
+from rtl_continual.routing._registry import (
+    BUILT_IN_ROUTERS,
+    build_router,
+    router_config_class,
+    router_names,
+    router_origin,
+)
 from rtl_continual.routing._router import UNKNOWN, Router, Routing
 from rtl_continual.routing.flat import FlatRouter, FlatRouterConfig
 
 __all__ = [
+    "BUILT_IN_ROUTERS",
     "UNKNOWN",
     "FeatureMixture",
     "FlatRouter",
@@ -15,4 +22,5 @@ __all__ = [
     "build_router",
     "router_config_class",
     "router_names",
+    "router_origin",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from pydantic import BaseModel
 
 from rtl_continual.routing._mixture import FeatureMixture
 
@@ -33,9 +34,14 @@ class Router(ABC):
 
     A router learns from the tickets' feature mixtures alone, so that it can grow without old
     images. Each row of an answer depends on that row's features only, never on the batch.
+
+    A router is built from its options alone, ``RouterClass(config)``, keeps them as ``config``,
+    and knows no ticket then.
     """
 
     name: ClassVar[str]
+    config_class: ClassVar[type[BaseModel]]
+    config: Any
 
     @property
     @abstractmethod

@@ -55,6 +55,7 @@ class FlatRouter(Router):
     """
 
     name: ClassVar[str] = "flat"
+    config_class: ClassVar[type[BaseModel]] = FlatRouterConfig
 
     def __init__(self, config: FlatRouterConfig | None = None) -> None:
         self.config = config or FlatRouterConfig()

@@ -11,6 +11,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from rtl_continual.errors import RTLError
+from rtl_continual.plugins import get_manager
 from rtl_continual.runs._files import EventLog, read_json, write_json, write_text
 from rtl_continual.runs._problems import shown
 from rtl_continual.runs._progress import RunProgress
@@ -90,6 +91,8 @@ def _run_locked(scenario: Scenario, folder: Path, progress: RunProgress) -> dict
             units=len(units),
             finished=len(done),
         )
+        hook = get_manager().hook
+        hook.run_started(scenario=scenario, folder=folder)
         jobs = min(scenario.jobs, len(waiting))
         progress.begin(len(units), len(done), max(jobs, 1))
         try:
@@ -100,6 +103,7 @@ def _run_locked(scenario: Scenario, folder: Path, progress: RunProgress) -> dict
         results = assemble(scenario, {unit: done[unit] for unit in units})
         write_json(folder / "results.json", results)
         log.write("run_finished", units=len(units))
+        hook.run_finished(scenario=scenario, folder=folder, results=results)
     return results
 
 
@@ -141,6 +145,10 @@ def _changes(before: Any, now: Any, path: str) -> list[str]:
     return [] if before == now else [f"{path} was {shown(before)}, is {shown(now)}"]
 
 
+_UNIT_HOOKS = {"ticket_added"}
+"""Events of a unit that plugins hear of."""
+
+
 class _Recorder:
     """Writes events and unit files, and passes on what happens."""
 
@@ -162,6 +170,9 @@ class _Recorder:
 
     def event(self, unit: Unit, event: str, facts: dict[str, Any]) -> None:
         self.log.write(event, unit=unit.id, seed=unit.seed, method=unit.label, **facts)
+        if event in _UNIT_HOOKS:
+            hook = getattr(get_manager().hook, event)
+            hook(folder=self.folder, unit=unit.id, facts=facts)
 
     def working(self, job: int, text: str) -> None:
         self.progress.working(job, text)

@@ -15,6 +15,7 @@ import torch
 
 from rtl_continual.backbones import Backbone, build_backbone
 from rtl_continual.errors import RTLError
+from rtl_continual.plugins import blame
 from rtl_continual.runs._environment import versions
 from rtl_continual.runs._evaluation import evaluation_sets
 from rtl_continual.runs._files import plain
@@ -97,9 +98,21 @@ class Workshop:
         """Learn, evaluate, and return what the unit's file holds.
 
         Raises:
+            PluginError: if a plugin's code raises; the message names the plugin.
             RTLError: if data, backbone or options do not fit.
             RuntimeError: if a backbone that should be frozen has changed.
         """
+        try:
+            return self._run(unit, emit, advance)
+        except Exception as error:
+            named = blame(error)
+            if named is error:
+                raise
+            raise named from error
+
+    def _run(
+        self, unit: Unit, emit: Callable[..., None], advance: Callable[[str], None]
+    ) -> dict[str, Any]:
         scenario = _scenario_of(self.scenario, unit)
         advance("data and backbone")
         stream = self._stream(scenario)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from rtl_continual.errors import RTLError
+from rtl_continual.plugins import load_plugins
 from rtl_continual.runs._scenario import Scenario
 from rtl_continual.runs._units import Unit, Workshop
 
@@ -72,7 +74,10 @@ def run_in_processes(
         for job in range(min(jobs, len(units))):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_work, args=(theirs, scenario, folder), daemon=True, name=f"rtl-worker-{job}"
+                target=_work,
+                args=(theirs, scenario.plugins, pickle.dumps(scenario), folder),
+                daemon=True,
+                name=f"rtl-worker-{job}",
             )
             process.start()
             theirs.close()
@@ -137,8 +142,11 @@ def _hear(connection: Connection, worker: _Worker, listener: Listener) -> bool:
     return False
 
 
-def _work(connection: Connection, scenario: Scenario, folder: Path) -> None:
-    """A worker's life: take a unit, run it, answer; until the driver is gone."""
+def _work(connection: Connection, plugins: Sequence[str], pickled: bytes, folder: Path) -> None:
+    """A worker's life: take a unit, run it, answer; until the driver is gone.
+
+    The scenario comes pickled: its sections may be classes of plugins, which are loaded first.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver ends its workers
     threading.Thread(target=_end_with_driver, daemon=True).start()
     workshop = None
@@ -148,7 +156,9 @@ def _work(connection: Connection, scenario: Scenario, folder: Path) -> None:
         except EOFError:
             return
         try:
-            workshop = workshop or Workshop(scenario, folder)
+            if workshop is None:
+                load_plugins(plugins)
+                workshop = Workshop(pickle.loads(pickled), folder)
             connection.send(("finished", _run_unit(workshop, unit, connection.send)))
         except RTLError as error:
             connection.send(("mistake", str(error)))

@@ -5,6 +5,8 @@ from rtl_continual.streams._decode import ImageForm
 from rtl_continual.streams._domainnet_facts import PublishedResult
 from rtl_continual.streams._files import FileNames, FileSet, Listing
 from rtl_continual.streams._registry import (
+    BUILT_IN_STREAMS,
+    StreamSource,
     build_stream,
     prepare_stream,
     stream_config_class,
@@ -23,6 +25,7 @@ from rtl_continual.streams.domainnet import (
 from rtl_continual.streams.folders import DomainLists, FoldersConfig, build_folders
 
 __all__ = [
+    "BUILT_IN_STREAMS",
     "ArraySet",
     "DigitsConfig",
     "DomainLists",
@@ -37,6 +40,7 @@ __all__ = [
     "Listing",
     "PublishedResult",
     "Stream",
+    "StreamSource",
     "VerifyReport",
     "build_digits",
     "build_domainnet",

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rtl_continual.errors import RTLError, unknown_name
+from rtl_continual.registry import Registry, config_problem
 from rtl_continual.streams._domainnet_check import prepare_domainnet, verify_domainnet
 from rtl_continual.streams._folders_check import verify_folders
 from rtl_continual.streams._prepare import Progress
@@ -19,6 +20,8 @@ from rtl_continual.streams.domainnet import DomainNetConfig, build_domainnet
 from rtl_continual.streams.folders import FoldersConfig, build_folders
 
 __all__ = [
+    "BUILT_IN_STREAMS",
+    "StreamSource",
     "build_stream",
     "prepare_stream",
     "stream_config_class",
@@ -28,8 +31,15 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """A stream's options and what can be done with it."""
+class StreamSource:
+    """A stream's options and what can be done with it.
+
+    Args:
+        config_class: its options.
+        build: makes the stream that an instance of ``config_class`` describes.
+        prepare: fetches what its data lacks; none if it fetches nothing.
+        verify: checks its files; none if it has none.
+    """
 
     config_class: type[BaseModel]
     build: Callable[[Any], Stream]
@@ -37,16 +47,28 @@ class _Kind:
     verify: Callable[..., VerifyReport] | None = None
 
 
-_STREAMS = {
-    "digits": _Kind(DigitsConfig, build_digits),
-    "domainnet": _Kind(DomainNetConfig, build_domainnet, prepare_domainnet, verify_domainnet),
-    "folders": _Kind(FoldersConfig, build_folders, verify=verify_folders),
+BUILT_IN_STREAMS = {
+    "digits": StreamSource(DigitsConfig, build_digits),
+    "domainnet": StreamSource(
+        DomainNetConfig, build_domainnet, prepare_domainnet, verify_domainnet
+    ),
+    "folders": StreamSource(FoldersConfig, build_folders, verify=verify_folders),
 }
+"""What the built-in plugin registers."""
+
+
+def _check(name: str, value: Any) -> str | None:
+    if not isinstance(value, StreamSource):
+        return f"must be a rtl_continual.streams.StreamSource, got {value!r}"
+    return config_problem(name, value.config_class)
+
+
+_STREAMS: Registry[StreamSource] = Registry("stream", _check)
 
 
 def stream_names() -> tuple[str, ...]:
     """The names of all streams, sorted."""
-    return tuple(sorted(_STREAMS))
+    return tuple(_STREAMS)
 
 
 def stream_config_class(name: str) -> type[BaseModel]:
@@ -55,9 +77,7 @@ def stream_config_class(name: str) -> type[BaseModel]:
     Raises:
         RTLError: if there is no such stream.
     """
-    if name not in _STREAMS:
-        raise RTLError(unknown_name("stream", name, _STREAMS))
-    return _STREAMS[name].config_class
+    return _STREAMS.find(name).config_class
 
 
 def build_stream(config: BaseModel) -> Stream:
@@ -113,7 +133,7 @@ def verify_stream(
     return kind.verify(config, sample=sample, progress=progress)
 
 
-def _kind_of(config: BaseModel) -> tuple[str, _Kind]:
+def _kind_of(config: BaseModel) -> tuple[str, StreamSource]:
     for name, kind in _STREAMS.items():
         if type(config) is kind.config_class:
             return name, kind

@@ -3,7 +3,16 @@
 from rtl_continual.tickets._bank import Prediction, TicketBank
 from rtl_continual.tickets._lazy import LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
-from rtl_continual.tickets._schedule import cubic_sparsity
+from rtl_continual.tickets._schedule import (
+    BUILT_IN_SCHEDULES,
+    CubicSchedule,
+    CubicScheduleConfig,
+    ScheduleSection,
+    SparsitySchedule,
+    build_schedule,
+    cubic_sparsity,
+    schedule_names,
+)
 from rtl_continual.tickets._scores import MaskScores, magnitude_scores, top_scores
 from rtl_continual.tickets._similarity import (
     chance_jaccard,
@@ -15,20 +24,27 @@ from rtl_continual.tickets._similarity import (
 from rtl_continual.tickets._ticket import Ticket, TicketInfo
 
 __all__ = [
+    "BUILT_IN_SCHEDULES",
+    "CubicSchedule",
+    "CubicScheduleConfig",
     "LazyTickets",
     "Mask",
     "MaskLayout",
     "MaskScores",
     "Prediction",
+    "ScheduleSection",
+    "SparsitySchedule",
     "Ticket",
     "TicketBank",
     "TicketInfo",
+    "build_schedule",
     "chance_jaccard",
     "corrected_jaccard",
     "cubic_sparsity",
     "layer_similarity",
     "magnitude_scores",
     "norm_state_names",
+    "schedule_names",
     "similarity_matrix",
     "similarity_scores",
     "top_scores",

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-__all__ = ["cubic_sparsity"]
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from rtl_continual.errors import RTLError, unknown_name
+from rtl_continual.registry import NamedSection, Registry, config_problem
+
+__all__ = [
+    "BUILT_IN_SCHEDULES",
+    "CubicSchedule",
+    "CubicScheduleConfig",
+    "ScheduleSection",
+    "SparsitySchedule",
+    "build_schedule",
+    "cubic_sparsity",
+    "schedule_names",
+]
 
 
 def cubic_sparsity(step: int, total_steps: int, start: float, target: float, ramp: float) -> float:
@@ -24,3 +41,95 @@ def cubic_sparsity(step: int, total_steps: int, start: float, target: float, ram
     """
     progress = min(1.0, step / max(1.0, ramp * total_steps))
     return target + (start - target) * (1.0 - progress) ** 3
+
+
+class SparsitySchedule(ABC):
+    """The way from a ticket's first sparsity to its target.
+
+    A schedule is built from its options alone, ``ScheduleClass(config)``, and keeps no state.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[BaseModel]]
+    config: Any
+
+    @abstractmethod
+    def sparsity(
+        self, step: int, total_steps: int, *, start: float, target: float, ramp: float
+    ) -> float:
+        """Sparsity in 0..1 after ``step`` of ``total_steps`` updates.
+
+        Must give ``target`` for ``step == total_steps``.
+
+        Args:
+            step: updates done so far.
+            total_steps: updates planned in all.
+            start: sparsity before the first update.
+            target: sparsity to reach.
+            ramp: fraction of the updates during which sparsity rises (``tickets.ramp``).
+        """
+
+
+class CubicScheduleConfig(BaseModel):
+    """Options of the cubic schedule: none of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["cubic"] = "cubic"
+
+
+class CubicSchedule(SparsitySchedule):
+    """Fast at first, slowly at the end; see :func:`cubic_sparsity`.
+
+    Example:
+        >>> round(CubicSchedule().sparsity(1, 10, start=0.0, target=0.9, ramp=0.5), 3)
+        0.439
+    """
+
+    name: ClassVar[str] = "cubic"
+    config_class: ClassVar[type[BaseModel]] = CubicScheduleConfig
+
+    def __init__(self, config: CubicScheduleConfig | None = None) -> None:
+        self.config = config or CubicScheduleConfig()
+
+    def sparsity(
+        self, step: int, total_steps: int, *, start: float, target: float, ramp: float
+    ) -> float:
+        return cubic_sparsity(step, total_steps, start, target, ramp)
+
+
+BUILT_IN_SCHEDULES: dict[str, type[SparsitySchedule]] = {"cubic": CubicSchedule}
+"""What the built-in plugin registers."""
+
+
+def _check(name: str, value: Any) -> str | None:
+    if not (isinstance(value, type) and issubclass(value, SparsitySchedule)):
+        return f"must be a subclass of rtl_continual.tickets.SparsitySchedule, got {value!r}"
+    if getattr(value, "name", None) != name:
+        return f"{value.__name__}.name must be '{name}', got {getattr(value, 'name', None)!r}"
+    return config_problem(name, getattr(value, "config_class", None))
+
+
+_SCHEDULES: Registry[type[SparsitySchedule]] = Registry("sparsity schedule", _check)
+
+ScheduleSection = Annotated[BaseModel, NamedSection(_SCHEDULES)]
+"""The type of a field that holds a schedule's options."""
+
+
+def schedule_names() -> tuple[str, ...]:
+    """The names of all sparsity schedules, sorted."""
+    return tuple(_SCHEDULES)
+
+
+def build_schedule(config: BaseModel) -> SparsitySchedule:
+    """A schedule from an instance of its own config class.
+
+    Raises:
+        RTLError: if no schedule has such a config.
+    """
+    name = getattr(config, "name", None)
+    if name in _SCHEDULES and type(config) is _SCHEDULES[name].config_class:
+        schedule_class: Any = _SCHEDULES[name]
+        return schedule_class(config)  # type: ignore[no-any-return]
+    known = [schedule.config_class.__name__ for schedule in _SCHEDULES.values()]
+    raise RTLError(unknown_name("sparsity schedule config", type(config).__name__, known))

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rtl_continual.tickets import CubicScheduleConfig, ScheduleSection
+
 __all__ = ["TicketConfig"]
 
 
@@ -22,6 +24,9 @@ class TicketConfig(BaseModel):
     head_lr: float = Field(0.01, gt=0, description="Adam's rate for the head")
     ramp: float = Field(
         0.6, gt=0, le=1, description="fraction of steps during which sparsity rises"
+    )
+    schedule: ScheduleSection = Field(
+        CubicScheduleConfig(), description="how sparsity rises on the way to its target"
     )
     binarise_every: int = Field(5, ge=1, description="steps between two recomputations of the mask")
     layer_floor: float = Field(

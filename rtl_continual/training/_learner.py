@@ -19,7 +19,7 @@ from rtl_continual.tickets import (
     Ticket,
     TicketBank,
     TicketInfo,
-    cubic_sparsity,
+    build_schedule,
     magnitude_scores,
 )
 from rtl_continual.training._augment import random_shift
@@ -86,6 +86,7 @@ class TicketLearner:
             0.0 if parent is None else max(0.0, config.sparsity - config.start_gap)
         )
         self.target = config.sparsity
+        self.schedule = build_schedule(config.schedule)
         self.scores.binarise(self.start_sparsity)
 
     def _initial_scores(self, weights: torch.Tensor) -> torch.Tensor:
@@ -179,8 +180,12 @@ class TicketLearner:
     @property
     def sparsity(self) -> float:
         """The schedule's sparsity now."""
-        return cubic_sparsity(
-            self.steps_done, self.total_steps, self.start_sparsity, self.target, self.config.ramp
+        return self.schedule.sparsity(
+            self.steps_done,
+            self.total_steps,
+            start=self.start_sparsity,
+            target=self.target,
+            ramp=self.config.ramp,
         )
 
     def finish(self, features: torch.Tensor, info: TicketInfo, *, seed: int) -> Ticket:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rtl_continual.errors import RTLError, unknown_name
-
-if TYPE_CHECKING:
-    from rtl_continual.runs._method import Method
+from rtl_continual.registry import Registry
+from rtl_continual.runs._method import Method, MethodConfig
 
 __all__ = ["METHODS", "method_class"]
 
-# Loaded on first use: Avalanche's methods import Avalanche, which takes seconds.
-METHODS: dict[str, str] = {
-    "rtl": "rtl_continual.runs.methods.rtl:RTLMethod",
-    "rtl_joint": "rtl_continual.runs.methods.rtl_joint:RTLJointMethod",
-    "single_ticket": "rtl_continual.runs.methods.single_ticket:SingleTicketMethod",
-    "independent": "rtl_continual.runs.methods.independent:IndependentMethod",
-    "joint": "rtl_continual.runs.methods.joint:JointMethod",
-    "linear_probe": "rtl_continual.runs.methods.linear_probe:LinearProbeMethod",
-    "naive": "rtl_continual.avalanche.baselines:NaiveMethod",
-    "replay": "rtl_continual.avalanche.baselines:ReplayMethod",
-    "ewc": "rtl_continual.avalanche.baselines:EWCMethod",
-    "slda": "rtl_continual.avalanche.baselines:SLDAMethod",
-}
+
+def _check(name: str, value: Any) -> str | None:
+    if not (isinstance(value, type) and issubclass(value, Method)):
+        return f"must be a subclass of rtl_continual.runs.Method, got {value!r}"
+    if getattr(value, "name", None) != name:
+        return f"{value.__name__}.name must be '{name}', got {getattr(value, 'name', None)!r}"
+    config_class = value.config_class
+    if not (isinstance(config_class, type) and issubclass(config_class, MethodConfig)):
+        return f"{value.__name__}.config_class must be a subclass of MethodConfig"
+    return None
+
+
+METHODS: Registry[type[Method[Any]]] = Registry("method", _check)
+"""What plugins have registered, the built-in one included."""
 
 
 def method_class(name: str) -> type[Method[Any]]:
@@ -37,8 +35,4 @@ def method_class(name: str) -> type[Method[Any]]:
         >>> method_class("joint").summary
         'one dense network, all data at once'
     """
-    if name not in METHODS:
-        raise RTLError(unknown_name("method", name, METHODS))
-    module, _, attribute = METHODS[name].partition(":")
-    found: type[Method[Any]] = getattr(import_module(module), attribute)
-    return found
+    return METHODS.find(name)

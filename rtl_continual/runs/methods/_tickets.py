@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rtl_continual.routing import Router, build_router
+from rtl_continual.plugins import get_manager
+from rtl_continual.routing import Router
 from rtl_continual.runs._method import Answers, RunContext
 from rtl_continual.streams import ImageSet
 from rtl_continual.tasks import Classification
@@ -16,12 +17,14 @@ __all__ = ["answer", "domain_counts", "empty_bank", "serving_parameters", "ticke
 
 
 def empty_bank(context: RunContext) -> TicketBank:
-    """A bank without tickets for the run's backbone, classes and router section."""
-    return TicketBank(
-        context.make_backbone(),
-        Classification(len(context.stream.classes)),
-        build_router(context.sections["router"]),
-    )
+    """A bank without tickets for the run's backbone and classes, with a router as configured.
+
+    Plugins may choose another router.
+    """
+    bank = TicketBank(context.make_backbone(), Classification(len(context.stream.classes)))
+    config = context.sections["router"]
+    bank.router = get_manager().hook.choose_router(bank=bank, config=config)
+    return bank
 
 
 def ticket_options(context: RunContext, epochs: int, batch_size: int) -> TicketConfig:

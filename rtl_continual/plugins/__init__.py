@@ -1,0 +1,32 @@
+"""Plugins: hooks, the manager that finds and calls them, and what the project itself brings."""
+
+from rtl_continual.plugins._check import hook_names
+from rtl_continual.plugins._decorators import (
+    register_method,
+    register_router,
+    register_sparsity_schedule,
+)
+from rtl_continual.plugins._hookspecs import API_VERSION, hookimpl
+from rtl_continual.plugins._manager import (
+    Manager,
+    Plugin,
+    blame,
+    get_manager,
+    load_plugins,
+    registered,
+)
+
+__all__ = [
+    "API_VERSION",
+    "Manager",
+    "Plugin",
+    "blame",
+    "get_manager",
+    "hook_names",
+    "hookimpl",
+    "load_plugins",
+    "register_method",
+    "register_router",
+    "register_sparsity_schedule",
+    "registered",
+]

@@ -1,0 +1,81 @@
+"""The built-in plugin: what the project itself brings, registered like anyone else's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rtl_continual.plugins._hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from rtl_continual.routing import Router
+    from rtl_continual.tickets import TicketBank
+
+__all__ = [
+    "choose_router",
+    "register_backbones",
+    "register_methods",
+    "register_routers",
+    "register_sparsity_schedules",
+    "register_streams",
+]
+
+
+@hookimpl
+def register_routers() -> Mapping[str, Any]:
+    """The routers of ``rtl_continual.routing``."""
+    from rtl_continual.routing import BUILT_IN_ROUTERS
+
+    return BUILT_IN_ROUTERS
+
+
+@hookimpl
+def register_streams() -> Mapping[str, Any]:
+    """The streams of ``rtl_continual.streams``."""
+    from rtl_continual.streams import BUILT_IN_STREAMS
+
+    return BUILT_IN_STREAMS
+
+
+@hookimpl
+def register_backbones() -> Mapping[str, Any]:
+    """GlyphNet and torchvision's networks."""
+    from rtl_continual.backbones import BUILT_IN_BACKBONES
+
+    return BUILT_IN_BACKBONES
+
+
+@hookimpl
+def register_methods() -> Mapping[str, str]:
+    """Our method, its references, and Avalanche's; as text, for importing Avalanche is slow."""
+    methods, baselines = "rtl_continual.runs.methods", "rtl_continual.avalanche.baselines"
+    return {
+        "rtl": f"{methods}.rtl:RTLMethod",
+        "rtl_joint": f"{methods}.rtl_joint:RTLJointMethod",
+        "single_ticket": f"{methods}.single_ticket:SingleTicketMethod",
+        "independent": f"{methods}.independent:IndependentMethod",
+        "joint": f"{methods}.joint:JointMethod",
+        "linear_probe": f"{methods}.linear_probe:LinearProbeMethod",
+        "naive": f"{baselines}:NaiveMethod",
+        "replay": f"{baselines}:ReplayMethod",
+        "ewc": f"{baselines}:EWCMethod",
+        "slda": f"{baselines}:SLDAMethod",
+    }
+
+
+@hookimpl
+def register_sparsity_schedules() -> Mapping[str, Any]:
+    """The schedules of ``rtl_continual.tickets``."""
+    from rtl_continual.tickets import BUILT_IN_SCHEDULES
+
+    return BUILT_IN_SCHEDULES
+
+
+@hookimpl(trylast=True)
+def choose_router(bank: TicketBank, config: BaseModel) -> Router:
+    """The router that the scenario names."""
+    from rtl_continual.routing import build_router
+
+    return build_router(config)

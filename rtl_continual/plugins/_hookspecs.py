@@ -1,0 +1,141 @@
+"""Every hook there is. A plugin implements those it needs, each marked with ``@hookimpl``.
+
+An implementation may leave out arguments that it does not use; it may not invent any.
+Registration hooks return a mapping from names to what is registered: the thing itself, or the text
+``"package.module:Name"``, which is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from rtl_continual.backbones import BackboneSource
+    from rtl_continual.routing import Router
+    from rtl_continual.streams import StreamSource
+    from rtl_continual.tickets import SparsitySchedule, TicketBank
+
+__all__ = ["API_VERSION", "GROUP", "hookimpl"]
+
+GROUP = "rtl_continual"
+"""The entry-point group in which plugins are found, and the name of the hooks' project."""
+
+API_VERSION = 1
+"""Raised when a hook changes so that plugins must change. A plugin may name the version it was
+made for as ``rtl_api_version``."""
+
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+@hookspec
+def register_routers() -> Mapping[str, type[Router] | str]:  # type: ignore[empty-body]
+    """Routers, by the name that a scenario's ``router`` section gives.
+
+    Returns:
+        Subclasses of :class:`rtl_continual.routing.Router`; each one's ``config_class`` is its
+        section, and it is built as ``RouterClass(config)``.
+    """
+
+
+@hookspec
+def register_streams() -> Mapping[str, StreamSource | str]:  # type: ignore[empty-body]
+    """Streams, by the name that a scenario's ``stream`` section gives.
+
+    Returns:
+        A :class:`rtl_continual.streams.StreamSource` each: its section and what builds it.
+    """
+
+
+@hookspec
+def register_backbones() -> Mapping[str, BackboneSource | str]:  # type: ignore[empty-body]
+    """Backbones, by the name that a scenario's ``backbone`` section gives.
+
+    Returns:
+        A :class:`rtl_continual.backbones.BackboneSource` each: its section, a subclass of
+        ``BackboneConfig``, and what builds it.
+    """
+
+
+@hookspec
+def register_methods() -> Mapping[str, type[Any] | str]:  # type: ignore[empty-body]
+    """Methods that a run can compare, by the name that a scenario's ``methods`` section gives.
+
+    Returns:
+        Subclasses of :class:`rtl_continual.runs.Method`; each one's ``config_class`` is its
+        section.
+    """
+
+
+@hookspec
+def register_sparsity_schedules() -> Mapping[  # type: ignore[empty-body]
+    str, type[SparsitySchedule] | str
+]:
+    """How sparsity rises while a ticket learns, by the name in ``tickets.schedule``.
+
+    Returns:
+        Subclasses of :class:`rtl_continual.tickets.SparsitySchedule`; each one's ``config_class``
+        is its section, and it is built as ``ScheduleClass(config)``.
+    """
+
+
+@hookspec
+def register_report_sections() -> Mapping[str, type[Any] | str]:  # type: ignore[empty-body]
+    """Sections at the end of ``report.html``.
+
+    Returns:
+        Subclasses of :class:`rtl_continual.runs.ReportSection`, in the order of the page.
+    """
+
+
+@hookspec(firstresult=True)
+def choose_router(bank: TicketBank, config: BaseModel) -> Router | None:
+    """Decide which router a new bank gets. The first answer that is not ``None`` counts.
+
+    Args:
+        bank: the bank, still without tickets and without a router.
+        config: the scenario's ``router`` section.
+
+    Returns:
+        A router that knows no ticket yet, or ``None`` to leave the choice to others; in the end
+        the router that ``config`` names is built.
+    """
+
+
+@hookspec
+def run_started(scenario: Any, folder: Path) -> None:
+    """Hear that a run starts, or goes on after it was cut off.
+
+    Args:
+        scenario: the checked :class:`rtl_continual.runs.Scenario`.
+        folder: the run's folder.
+    """
+
+
+@hookspec
+def run_finished(scenario: Any, folder: Path, results: Mapping[str, Any]) -> None:
+    """Hear that a run is finished; ``results.json`` lies in its folder, whole.
+
+    Args:
+        scenario: the checked :class:`rtl_continual.runs.Scenario`.
+        folder: the run's folder.
+        results: the content of ``results.json``.
+    """
+
+
+@hookspec
+def ticket_added(folder: Path, unit: str, facts: Mapping[str, Any]) -> None:
+    """Hear that a bank has got a ticket. Called in the process that drives the run.
+
+    Args:
+        folder: the run's folder.
+        unit: seed and method, such as ``seed0.rtl``.
+        facts: what ``metrics.jsonl`` says of it: ``ticket``, ``cluster``, ``parent``,
+            ``sparsity``, ``samples``.
+    """
