@@ -115,7 +115,8 @@ def decode_mask(data: bytes, entries: Any, layout: MaskLayout | None, source: st
         sized = [(str(e["code"]), int(e["bytes"]), int(e["kept"])) for e in entries]
     except (TypeError, KeyError, ValueError) as error:
         raise BankError(f"{source} is damaged: its mask has no valid index") from error
-    if any(min(shape, default=0) < 1 for shape in shapes.values()) or len(shapes) != len(sized):
+    sound = shapes and all(min(shape, default=0) >= 1 for shape in shapes.values())
+    if not sound or len(shapes) != len(sized):
         raise BankError(f"{source} is damaged: its mask has no valid index")
     if layout is not None and shapes != dict(layout.shapes):
         raise BankError(f"{source} masks another body than this backbone's")

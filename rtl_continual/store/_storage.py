@@ -132,7 +132,7 @@ class LocalStorage:
                 if error.errno not in _NO_LINKS:
                     raise
                 created = self._create_under_lock(temporary, path)
-            _sync_folder(path.parent)
+            self._sync(path)
             return created
 
     def _create_under_lock(self, temporary: Path, path: Path) -> bool:
@@ -148,7 +148,19 @@ class LocalStorage:
         path = self._path(name)
         with self._explained("write", path), self._temporary(data) as temporary:
             os.replace(temporary, path)
+            self._sync(path)
+
+    def _sync(self, path: Path) -> None:
+        """Make a new name survive a power cut, too."""
+        try:
             _sync_folder(path.parent)
+        except OSError as error:
+            if path.parent.name not in ("manifests", "tags"):
+                raise
+            raise BankError(
+                f"'{path}' has been written, but the disk does not confirm it: {_reason(error)}; "
+                "run 'rtl bank verify' before relying on it"
+            ) from error
 
     @contextmanager
     def _temporary(self, data: bytes) -> Iterator[Path]:
