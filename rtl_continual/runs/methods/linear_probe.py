@@ -22,7 +22,7 @@ class LinearProbeConfig(MethodConfig):
     """Options of the linear probe. Its heads are solved to the optimum, not for some epochs."""
 
     weight_decay: float = Field(
-        1e-4, ge=0, description="half of it times the squared (standardised) weights is penalised"
+        3e-3, ge=0, description="half of it times the squared (standardised) weights is penalised"
     )
     iterations: int = Field(200, ge=1, description="at most so many L-BFGS iterations per head")
 
