@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def test_rises_from_start_to_target_and_stays(
     start, target = sorted((one, other))
     values = [cubic_sparsity(step, total, start, target, ramp) for step in range(total + 1)]
     assert values[0] == pytest.approx(start)
-    assert all(a <= b + 1e-12 for a, b in zip(values, values[1:], strict=False))
+    assert all(a <= b + 1e-12 for a, b in itertools.pairwise(values))
     reached = [v for step, v in enumerate(values) if step >= max(1.0, ramp * total)]
     assert reached
     assert all(v == target for v in reached)
