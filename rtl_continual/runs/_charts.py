@@ -10,6 +10,9 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from rtl_continual.runs._summary import short_count
 
 __all__ = ["colours", "domain_bars", "size_scatter", "sweep_plot"]
 
@@ -87,11 +90,12 @@ def _bars(
             xerr=None if error is None else 100 * error,
             error_kw={"elinewidth": 1, "ecolor": "#1f2933"},
         )
-        panel.text(103 + 100 * (error or 0), place, f"{100 * value:.1f}", va="center", fontsize=8)
+        end = 100 * (value + (error or 0)) + 3
+        panel.text(end, place, f"{100 * value:.1f}", va="center", fontsize=8)
     panel.set_title(domain)
     panel.set_yticks(range(len(labels)), labels)
     panel.set_ylim(len(labels) - 0.4, -0.6)
-    panel.set_xlim(0, 125)
+    panel.set_xlim(0, 128)
     panel.set_xticks([0, 50, 100])
     panel.tick_params(axis="y", length=0)
     panel.spines["left"].set_visible(False)
@@ -124,8 +128,8 @@ def size_scatter(results: Mapping[str, Any]) -> str:
                         label=label,
                         zorder=3,
                     )
-            panel.set_xscale("log")
             panel.margins(0.12)
+            _count_axis(panel)
             panel.set_xlabel(f"{title} (log scale)")
             panel.grid(color="#e4e7eb", linewidth=0.7)
         figure.axes[0].set_ylabel("balanced accuracy, mean, %")
@@ -168,11 +172,19 @@ def sweep_plot(results: Mapping[str, Any]) -> str:
         )
         left.set_ylabel("balanced accuracy, mean, %")
         left.legend(loc="lower left")
-        right.set_xscale("log")
+        _count_axis(right)
         right.set_xlabel("stored parameters: union of masks, norms, heads, trunk (log scale)")
         for panel in (left, right):
             panel.grid(color="#e4e7eb", linewidth=0.7)
         return _svg(figure, f"Sweep over {sweep['key']}")
+
+
+def _count_axis(panel: Axes) -> None:
+    """A logarithmic axis marked 20 k, 50 k, 100 k."""
+    panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    panel.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _percent(value: float | None) -> float | None:

@@ -15,7 +15,8 @@ from markupsafe import Markup
 from rtl_continual.errors import RTLError
 from rtl_continual.runs import _charts
 from rtl_continual.runs._files import read_events, read_json, write_text
-from rtl_continual.runs._summary import with_deviation
+from rtl_continual.runs._sections import extra_sections
+from rtl_continual.runs._summary import short_count, with_deviation
 
 __all__ = ["write_report"]
 
@@ -69,7 +70,7 @@ def render(results: dict[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "pm": with_deviation, "size": _size}
+    environment.filters |= {"percent": _percent, "pm": _deviating, "size": short_count}
     labels = results["labels"]
     return environment.get_template("report.html.j2").render(
         results=results,
@@ -83,6 +84,7 @@ def render(results: dict[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
         matrices=_matrices(results),
         ours=[_ours(label, results) for label in labels if "tickets" in results["methods"][label]],
         events=[_event(event) for event in events if event["event"] not in _QUIET],
+        sections=extra_sections(results, events),
         config=yaml.safe_dump(results["config"], sort_keys=False, allow_unicode=True),
     )
 
@@ -166,9 +168,13 @@ def _ours(label: str, results: Mapping[str, Any]) -> dict[str, Any]:
     layers = sorted({layer for d in densities for layer in d}, key=_natural)
     if layers:
         sparsity = [[1 - d[layer] if layer in d else None for layer in layers] for d in densities]
-        low = min((v for row in sparsity for v in row if v is not None), default=0.0)
+        columns = [layer.removesuffix(".weight") for layer in layers]
+        known = [v for row in sparsity for v in row if v is not None]
+        low, high = min(known), max(known)
         title = "Sparsity by layer and ticket, %"
-        shown["heat"].append(_heat(title, "", names, layers, sparsity, low=min(low, 0.5)))
+        shown["heat"].append(
+            _heat(title, "", names, columns, sparsity, low=low, high=max(high, low + 0.02))
+        )
     return shown
 
 
@@ -199,7 +205,7 @@ def _sweep_rows(results: Mapping[str, Any]) -> list[list[str]]:
                 for label in sweep["methods"]
             ),
             *(
-                _size(sweep["methods"][label][i]["parameters"]["effective_union"])
+                short_count(sweep["methods"][label][i]["parameters"]["effective_union"])
                 for label in sweep["methods"]
             ),
         ]
@@ -222,20 +228,11 @@ def _event(event: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _deviating(entry: dict[str, Any], key: str) -> Markup:
+    """:func:`with_deviation`, the deviation in small print."""
+    value, sign, deviation = with_deviation(entry, key).partition(" ± ")
+    return Markup("{}<small>{}{}</small>").format(value, sign, deviation) if sign else Markup(value)
+
+
 def _percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}"
-
-
-def _size(value: float | None) -> str:
-    """A count with a unit: 12.3 k, 4.56 M.
-
-    Example:
-        >>> _size(172_000), _size(950)
-        ('172 k', '950')
-    """
-    if value is None:
-        return "–"
-    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value:.0f}"

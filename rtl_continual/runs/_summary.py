@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-__all__ = ["results_table", "with_deviation"]
+__all__ = ["results_table", "short_count", "with_deviation"]
 
 
 def with_deviation(entry: dict[str, Any], key: str, *, digits: int = 2) -> str:
@@ -71,3 +71,18 @@ def results_table(results: dict[str, Any], *, width: int = 120) -> Table:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
+
+
+def short_count(value: float | None) -> str:
+    """A count with a unit: 12.3 k, 4.56 M.
+
+    Example:
+        >>> short_count(172_000), short_count(950)
+        ('172 k', '950')
+    """
+    if value is None:
+        return "–"
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value:.0f}"

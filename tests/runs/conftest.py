@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,14 +11,18 @@ import pytest
 import torch
 from pydantic import Field
 
+from rtl_continual.plugins import get_manager, hookimpl
 from rtl_continual.runs import Answers, Method, MethodConfig
-from rtl_continual.runs.methods import METHODS
 from rtl_continual.streams import ImageSet
 
 SCENARIO = """\
 name: tiny
 seeds: [0]
-stream: {name: digits, domains: [printed, handwritten], images_per_domain: 20, test_images_per_domain: 20}
+stream:
+  name: digits
+  domains: [printed, handwritten]
+  images_per_domain: 20
+  test_images_per_domain: 20
 backbone: {name: glyphnet, weights: "random:0", width: 2}
 tickets: {epochs: 1, sparsity: 0.5}
 methods:
@@ -76,7 +78,12 @@ class FakeMethod(Method[FakeConfig]):
 
     def details(self) -> dict[str, Any]:
         return {
-            "router": {"name": "flat", "accuracy": 0.9, "confusion": [[9, 1], [1, 9]], "abstained": 0},
+            "router": {
+                "name": "flat",
+                "accuracy": 0.9,
+                "confusion": [[9, 1], [1, 9]],
+                "abstained": 0,
+            },
             "oracle_router": {"balanced_accuracy_domain_mean": 0.99},
             "similarity": np.array([[1.0, 0.3], [0.3, 1.0]]),
             "tickets": [
@@ -94,12 +101,12 @@ class FakeMethod(Method[FakeConfig]):
                 }
                 for i, name in enumerate(self.seen)
             ],
-            "discovery": {"clusters_found": 2, "adjusted_rand_index": float("nan"), "false_alarms": 0},
+            "discovery": {
+                "clusters_found": 2,
+                "adjusted_rand_index": float("nan"),
+                "false_alarms": 0,
+            },
         }
-
-    def save(self, folder: str) -> None:
-        Path(folder).mkdir()
-        (Path(folder) / "saved").write_text(str(self.context.seed))
 
 
 class OfflineMethod(FakeMethod):
@@ -118,15 +125,26 @@ class OfflineMethod(FakeMethod):
         return {}
 
 
+class Fakes:
+    """Registers ``fake`` and ``fake_offline``."""
+
+    @hookimpl
+    def register_methods(self) -> dict[str, Any]:
+        return {"fake": FakeMethod, "fake_offline": OfflineMethod}
+
+
 @pytest.fixture(autouse=True)
-def fake_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register ``fake`` and ``fake_offline``."""
-    module = types.ModuleType("rtl_fake_methods")
-    module.FakeMethod = FakeMethod  # type: ignore[attr-defined]
-    module.OfflineMethod = OfflineMethod  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "rtl_fake_methods", module)
-    monkeypatch.setitem(METHODS, "fake", "rtl_fake_methods:FakeMethod")
-    monkeypatch.setitem(METHODS, "fake_offline", "rtl_fake_methods:OfflineMethod")
+def fake_methods() -> Iterator[None]:
+    """The fakes are there for one test."""
+    get_manager().register(Fakes(), "fakes")
+    yield
+    get_manager().unregister("fakes")
+
+
+@pytest.fixture
+def tiny() -> str:
+    """The text of a scenario with ``fake`` alone."""
+    return SCENARIO
 
 
 @pytest.fixture

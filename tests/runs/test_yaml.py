@@ -106,13 +106,15 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, text: str | bytes, messa
 def test_an_alias_bomb_is_refused_at_once(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
-    with pytest.raises(ConfigError, match="2:10: .*aliases"):
+    with pytest.raises(ConfigError, match=r"2:10: .*aliases"):
         read(tmp_path, "\n".join(lines))
 
 
 class TestSet:
     def document(self) -> Document:
-        return Document({"a": {"b": 1}, "list": [1, 2], "none": None}, {(): "f", ("a", "b"): "f:1:2"})
+        return Document(
+            {"a": {"b": 1}, "list": [1, 2], "none": None}, {(): "f", ("a", "b"): "f:1:2"}
+        )
 
     def test_values_are_yaml(self) -> None:
         document = self.document()
@@ -161,9 +163,12 @@ plain_values = st.recursive(
     | st.integers(-(10**20), 10**20)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["C"]), max_size=12)
-    | st.sampled_from(["no", "1e-3", "0o7", "null", "~", "true", "010", ".5", "12:30", "2020-01-01"]),
+    | st.sampled_from(
+        ["no", "1e-3", "0o7", "null", "~", "true", "010", ".5", "12:30", "2020-01-01"]
+    ),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.from_regex("[a-z]+", fullmatch=True), inner)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.from_regex("[a-z]+", fullmatch=True), inner)
     ),
     max_leaves=8,
 )
