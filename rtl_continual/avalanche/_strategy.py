@@ -132,7 +132,7 @@ class RoutedTickets(SupervisedTemplate):
         self._unfinished: UnfinishedTicket | None = None
         super().__init__(
             model=RoutedModel(self.bank),
-            optimizer=torch.optim.Adam(idle_groups(self.bank, self.config, device)),
+            optimizer=TicketLearner.build_optimizer(idle_groups(self.bank, self.config, device)),
             criterion=self.bank.task.loss,
             train_mb_size=self.config.batch_size,
             train_epochs=self.config.epochs,
@@ -192,10 +192,10 @@ class RoutedTickets(SupervisedTemplate):
         Returns:
             The last value of every metric.
         """
-        if self._unfinished is not None:
-            self.model.show_unfinished(self._unfinished.mixture, self._unfinished.info)
         try:
             with same_random_state(self.device):
+                if self._unfinished is not None:
+                    self.model.show_unfinished(self._unfinished.mixture, self._unfinished.info)
                 return super().eval(exp_list, **kwargs)
         finally:
             self.model.hide_unfinished()
