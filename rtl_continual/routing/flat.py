@@ -137,12 +137,12 @@ class FlatRouter(Router):
         order, without a matrix kernel that blocks by batch size.
         """
         weight, bias = self.weight.to(features.device), self.bias.to(features.device)
-        return (features.float()[:, None, :] * weight).sum(dim=2) + bias
+        return (features.float().contiguous()[:, None, :] * weight).sum(dim=2) + bias
 
     def route(self, features: torch.Tensor, *, budget: int | None = None) -> Routing:
         if self.num_tickets == 0:
             raise BankError("the router knows no ticket yet")
-        confidence, ids = self.scores(features).softmax(dim=1).max(dim=1)
+        confidence, ids = self.scores(features.detach()).softmax(dim=1).max(dim=1)
         ids = torch.where(confidence < self.config.abstain_below, UNKNOWN, ids)
         return Routing(ids[:, None], torch.ones_like(confidence)[:, None], confidence)
 
