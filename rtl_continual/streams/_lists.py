@@ -161,13 +161,15 @@ class FoundFolders:
     Args:
         images: names by domain, split (``""`` without one) and class, sorted.
         other_files: files in class folders that are no images by their ending.
+        folders: all folders that stand where a domain's does.
     """
 
     images: dict[tuple[str, str], dict[str, list[bytes]]] = field(default_factory=dict)
     other_files: list[str] = field(default_factory=list)
+    folders: set[str] = field(default_factory=set)
 
     def domains(self) -> tuple[str, ...]:
-        """The domains, sorted."""
+        """The domains that have images, sorted."""
         return tuple(sorted({domain for domain, _ in self.images}))
 
     def classes(self) -> tuple[str, ...]:
@@ -191,6 +193,7 @@ def scan_layout(root: Path, layout: Layout, domains: Sequence[str] | None = None
         raise DataError(f"{root}: there is no such folder")
     try:
         for place, folder in _matches(root, "", layout.parts, {}, 0):
+            found.folders.add(place["domain"])
             if domains is not None and place["domain"] not in domains:
                 continue
             names = []

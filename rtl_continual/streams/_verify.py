@@ -96,6 +96,8 @@ def sizes_on_disk(root: Path, names: Iterable[bytes]) -> dict[bytes, int]:
         try:
             with os.scandir(os.path.join(os.fsencode(root), folder)) as entries:
                 for entry in entries:
+                    if entry.name.startswith(b"."):
+                        continue
                     suffix = os.path.splitext(os.fsdecode(entry.name))[1].lower()
                     if suffix in IMAGE_SUFFIXES and entry.is_file():
                         name = b"/".join((folder, entry.name)) if folder else entry.name

@@ -152,7 +152,11 @@ def read_folders(config: FoldersConfig) -> tuple[tuple[str, ...], dict[str, Doma
     layout = Layout.parse(config.layout)
     wanted = None if config.domains is None else (*config.domains, *config.test_domains)
     found = scan_layout(config.folder, layout, wanted)
-    names = _domain_order(config, found.domains(), f"{config.folder} with layout {config.layout}")
+    where = f"{config.folder} with layout {config.layout}"
+    for domain in wanted or ():
+        if domain not in found.folders:
+            raise DataError(f"{where}: {unknown_name('domain', domain, found.folders)}")
+    names = _domain_order(config, found.domains(), where)
     classes = found.classes()
     numbers = {name: number for number, name in enumerate(classes)}
     domains: dict[str, DomainFiles] = {}
@@ -188,7 +192,7 @@ def _domain_order(config: FoldersConfig, found: Sequence[str], where: str) -> tu
     names = (*learning, *config.test_domains)
     for name in names:
         if name not in found:
-            raise DataError(f"{where}: {unknown_name('domain', name, found)}")
+            raise DataError(f"domain '{name}' has no images under {where}")
     return names
 
 
@@ -278,5 +282,5 @@ def _label_names(
                     "classes, give label_names"
                 )
     labels = sorted(names)
-    classes = tuple(names[label].decode() for label in labels)
+    classes = tuple(names[label].decode("utf-8", "replace") for label in labels)
     return classes, {label: index for index, label in enumerate(labels)}

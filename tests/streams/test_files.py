@@ -47,9 +47,7 @@ def pictures(tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("size", [(16, 12), (12, 17), (9, 9), (10, 31)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_pixels_are_torchvisions(
-    tmp_path: Path, size: tuple[int, int], interpolation: str
-) -> None:
+def test_pixels_are_torchvisions(tmp_path: Path, size: tuple[int, int], interpolation: str) -> None:
     path = save(tmp_path / "x.png", size)
     form = ImageForm(size=8, resize=10, interpolation=interpolation)  # type: ignore[arg-type]
     resized = Resize(10, InterpolationMode(interpolation))(Image.open(path))
@@ -175,9 +173,7 @@ def test_the_cache_answers_without_the_files(tmp_path: Path, pictures: list[str]
     first, _ = part.batch([1, 2])
     for name in pictures:
         (tmp_path / name).unlink()
-    again = FileSet(
-        tmp_path, listing(pictures), 0, FORM, cache=DecodedCache(cache.path, (3, 8, 8))
-    )
+    again = FileSet(tmp_path, listing(pictures), 0, FORM, cache=DecodedCache(cache.path, (3, 8, 8)))
     assert torch.equal(again.batch([1, 2])[0], first)
     with pytest.raises(DataError, match="no such file"):
         again.batch([0])
@@ -199,5 +195,5 @@ def test_a_damaged_record_is_decoded_again(tmp_path: Path, pictures: list[str]) 
 
 def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DataError, match="cannot write the cache file .* set RTL_CACHE"):
+    with pytest.raises(DataError, match=r"cannot write the cache file .* set RTL_CACHE"):
         DecodedCache(tmp_path / "file" / "x.images", (3, 8, 8))
