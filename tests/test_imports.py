@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "discovery": BELOW_TRAINING,
     "store": {"backbones", "tickets", "routing", "tasks"},
     "plugins": BELOW_TRAINING | {"training", "discovery"},
+    "testing": BELOW_TRAINING | {"training", "discovery", "plugins"},
     "runs": BELOW_TRAINING | {"training", "discovery", "store", "plugins"},
     "avalanche": BELOW_TRAINING | {"training", "discovery", "store", "plugins", "runs"},
 }

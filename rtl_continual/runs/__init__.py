@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rtl_continual.runs._runner import run_scenario
     from rtl_continual.runs._scenario import Scenario, load_scenario, load_stream_config
     from rtl_continual.runs._schema import scenario_schema
+    from rtl_continual.runs._sections import ReportSection
     from rtl_continual.runs._summary import results_table
     from rtl_continual.runs.methods._dense import (
         DenseConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "DenseModel",
     "Method",
     "MethodConfig",
+    "ReportSection",
     "RunContext",
     "RunProgress",
     "Scenario",
@@ -54,6 +56,7 @@ _EXPORTS = {
     "DenseModel": "methods._dense",
     "Method": "_method",
     "MethodConfig": "_method",
+    "ReportSection": "_sections",
     "RunContext": "_method",
     "RunProgress": "_progress",
     "Scenario": "_scenario",

@@ -11,6 +11,7 @@ from rtl_continual.tickets._schedule import (
     SparsitySchedule,
     build_schedule,
     cubic_sparsity,
+    schedule_config_class,
     schedule_names,
 )
 from rtl_continual.tickets._scores import MaskScores, magnitude_scores, top_scores
@@ -44,6 +45,7 @@ __all__ = [
     "layer_similarity",
     "magnitude_scores",
     "norm_state_names",
+    "schedule_config_class",
     "schedule_names",
     "similarity_matrix",
     "similarity_scores",

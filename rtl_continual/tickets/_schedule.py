@@ -18,6 +18,7 @@ __all__ = [
     "SparsitySchedule",
     "build_schedule",
     "cubic_sparsity",
+    "schedule_config_class",
     "schedule_names",
 ]
 
@@ -119,6 +120,15 @@ ScheduleSection = Annotated[BaseModel, NamedSection(_SCHEDULES)]
 def schedule_names() -> tuple[str, ...]:
     """The names of all sparsity schedules, sorted."""
     return tuple(_SCHEDULES)
+
+
+def schedule_config_class(name: str) -> type[BaseModel]:
+    """The options of the sparsity schedule called ``name``.
+
+    Raises:
+        RTLError: if there is no such schedule.
+    """
+    return _SCHEDULES.find(name).config_class
 
 
 def build_schedule(config: BaseModel) -> SparsitySchedule:
