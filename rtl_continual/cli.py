@@ -20,6 +20,7 @@ from rich.console import Console
 
 from rtl_continual import __version__
 from rtl_continual.errors import DataError, RTLError
+from rtl_continual.plugins_cli import PluginFiles, StrictPlugins, plugins_app
 
 __all__ = ["app", "main"]
 
@@ -33,7 +34,12 @@ app = typer.Typer(
 config_app = typer.Typer(help="Scenario files: what they may say, and whether one is right.")
 data_app = typer.Typer(help="Streams: which there are, and getting them ready.")
 bank_app = typer.Typer(help="Banks on disk: what is in them.")
-for part, name in ((config_app, "config"), (data_app, "data"), (bank_app, "bank")):
+for part, name in (
+    (config_app, "config"),
+    (data_app, "data"),
+    (bank_app, "bank"),
+    (plugins_app, "plugins"),
+):
     app.add_typer(part, name=name, no_args_is_help=True)
 
 Overrides = Annotated[
@@ -91,9 +97,12 @@ def run(
     ] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Such as 0,1,2.")] = None,
+    plugins: PluginFiles = None,
+    strict_plugins: StrictPlugins = False,
     as_json: AsJSON = False,
 ) -> None:
     """Run a scenario: results.json, metrics.jsonl, report.html and the bank."""
+    from rtl_continual.plugins import load_plugins
     from rtl_continual.runs import (
         load_scenario,
         make_progress,
@@ -102,12 +111,13 @@ def run(
         write_report,
     )
 
+    load_plugins(strict=strict_plugins)
     changes = [*(overrides or [])]
     if seeds is not None:
         changes.append(f"seeds=[{seeds}]")
     if jobs is not None:
         changes.append(f"jobs={jobs}")
-    checked = load_scenario(scenario, changes)
+    checked = load_scenario(scenario, changes, plugins=plugins or [])
     folder = out or (_latest_run(checked.name) if resume else _new_run(checked.name))
     errors = Console(stderr=True)
     try:
@@ -162,9 +172,12 @@ def report(
 
 
 @config_app.command("schema")
-def config_schema() -> None:
-    """Print the JSON schema of a scenario file."""
+def config_schema(plugins: PluginFiles = None, strict_plugins: StrictPlugins = False) -> None:
+    """Print the JSON schema of a scenario file, the sections of plugins included."""
+    from rtl_continual.plugins import load_plugins
     from rtl_continual.runs import scenario_schema
+
+    load_plugins(plugins or [], strict=strict_plugins)
 
     _print_json(scenario_schema())
 
@@ -173,12 +186,16 @@ def config_schema() -> None:
 def config_check(
     scenario: Annotated[Path, typer.Argument(help="A scenario file (YAML).")],
     overrides: Overrides = None,
+    plugins: PluginFiles = None,
+    strict_plugins: StrictPlugins = False,
     as_json: AsJSON = False,
 ) -> None:
     """Check a scenario file and print it with every default filled in."""
+    from rtl_continual.plugins import load_plugins
     from rtl_continual.runs import load_scenario
 
-    checked = load_scenario(scenario, overrides or [])
+    load_plugins(strict=strict_plugins)
+    checked = load_scenario(scenario, overrides or [], plugins=plugins or [])
     if as_json:
         _print_json(checked.resolved())
     else:

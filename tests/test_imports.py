@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "runs": BELOW_TRAINING | {"training", "discovery", "store", "plugins"},
     "avalanche": BELOW_TRAINING | {"training", "discovery", "store", "plugins", "runs"},
 }
-TOP = {"__init__", "__main__", "cli"}
+TOP = {"__init__", "__main__", "cli", "plugins_cli"}
 EVERYWHERE = {"errors", "registry"}
 
 

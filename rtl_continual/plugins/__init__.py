@@ -15,6 +15,7 @@ from rtl_continual.plugins._manager import (
     load_plugins,
     registered,
 )
+from rtl_continual.plugins._skeleton import write_skeleton
 
 __all__ = [
     "API_VERSION",
@@ -29,4 +30,5 @@ __all__ = [
     "register_router",
     "register_sparsity_schedule",
     "registered",
+    "write_skeleton",
 ]

@@ -87,6 +87,11 @@ class Manager:
         """The names of the hooks that register something."""
         return tuple(n for n in sorted(vars(_hookspecs)) if n.startswith("register_"))
 
+    def hooks_of(self, plugin: Plugin) -> tuple[str, ...]:
+        """The names of the hooks that a plugin implements, sorted."""
+        callers = self._pluggy.get_hookcallers(plugin.implementation) or ()
+        return tuple(sorted(caller.name for caller in callers))
+
     def register(self, plugin: Any, name: str | None = None) -> Plugin:
         """Add a plugin that is at hand: a module, or an object with hook implementations.
 

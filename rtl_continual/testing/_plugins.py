@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rtl_continual.backbones import backbone_config_class, build_backbone
@@ -92,5 +93,5 @@ def check_plugin(subject: Subject) -> list[Outcome]:
     """
     for suite, build in _SUITES.values():
         if suite.kind == subject.kind:
-            return suite.run(lambda: build(subject.name))
+            return suite.run(partial(build, subject.name))
     raise PluginError(f"there is no suite for a {subject.kind}")

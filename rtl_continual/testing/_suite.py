@@ -18,12 +18,12 @@ class Outcome:
     """What one property's check has found.
 
     Args:
-        property: the property's name.
+        name: the property's name.
         problem: what is wrong; empty if nothing is.
         skipped: why it was not checked; empty if it was.
     """
 
-    property: str
+    name: str
     problem: str = ""
     skipped: str = ""
 
@@ -43,7 +43,7 @@ class ConformanceError(AssertionError):
 
     def __init__(self, subject: str, outcomes: Sequence[Outcome]) -> None:
         self.outcomes = tuple(outcomes)
-        lines = "\n".join(f"  {o.property}: {o.problem}" for o in outcomes)
+        lines = "\n".join(f"  {o.name}: {o.problem}" for o in outcomes)
         super().__init__(f"{subject} does not conform:\n{lines}")
 
 
