@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import stat
@@ -65,15 +66,20 @@ def download(
     """
     part = target.with_name(f"{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    have = part.stat().st_size if part.exists() else 0
+    # Without a known size nobody can say whether what is there is the beginning or all of it.
+    have = part.stat().st_size if part.exists() and size is not None else 0
     if size is not None and shutil.disk_usage(target.parent).free < size - have:
         raise DataError(f"{target}: needs {(size - have) / 1e9:.1f} GB, the disk has less")
     if size is None or have < size:
         try:
             _fetch(url, part, have, size, progress)
-        except (OSError, urllib.error.URLError, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise DataError(f"{url}: cannot be downloaded: {reason}") from error
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise DataError(f"{url}: cannot be downloaded: {error}") from error
+        except urllib.error.URLError as error:
+            raise DataError(f"{url}: cannot be downloaded: {error.reason}") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise DataError(f"{url}: cannot be downloaded: {error}") from error
     have = part.stat().st_size
     if size is not None and have < size:
         raise DataError(f"{url}: the connection ended after {have} of {size} bytes; run it again")
