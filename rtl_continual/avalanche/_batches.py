@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from rtl_continual.backbones import Backbone
 from rtl_continual.errors import DataError, RTLError
 from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import TicketBank
@@ -124,13 +123,12 @@ class EpochOrder(Sampler[list[int]]):
         return steps_per_epoch(self.count, self.batch_size)
 
 
-def check_batch(batch: Any, backbone: Backbone, num_outputs: int, where: str) -> None:
-    """Raise unless a batch is images and labels as the backbone and the task take them.
+def check_batch(batch: Any, bank: TicketBank, where: str) -> None:
+    """Raise unless a batch is images and labels as a bank's backbone and task take them.
 
     Args:
         batch: what the loader gave: images, labels, and further columns that are not read.
-        backbone: says what images it takes.
-        num_outputs: number of classes.
+        bank: has the backbone and the task.
         where: names the data in messages.
 
     Raises:
@@ -142,7 +140,7 @@ def check_batch(batch: Any, backbone: Backbone, num_outputs: int, where: str) ->
         )
     images, labels = batch[0], batch[1]
     try:
-        backbone.check_images(images)
+        bank.backbone.check_images(images)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     if images.is_floating_point() and images.numel():
@@ -155,12 +153,10 @@ def check_batch(batch: Any, backbone: Backbone, num_outputs: int, where: str) ->
     if not isinstance(labels, torch.Tensor) or labels.ndim != 1 or labels.is_floating_point():
         got = list(labels.shape) if isinstance(labels, torch.Tensor) else type(labels).__name__
         raise DataError(f"{where}: labels must be integers, one for each image, got {got}")
-    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_outputs:
-        raise DataError(
-            f"{where}: label {int(labels.max())} is outside the task's {num_outputs} classes"
-            if int(labels.max()) >= num_outputs
-            else f"{where}: label {int(labels.min())} is negative"
-        )
+    try:
+        bank.task.check_targets(labels)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def check_sample(dataset: Dataset[Any], where: str) -> None:
@@ -212,7 +208,7 @@ class ExperienceCache(TrunkCache):
         self, bank: TicketBank, loader: DataLoader[Any], where: str, *, keep: bool, budget: int
     ) -> None:
         def check(batch: Any) -> None:
-            check_batch(batch, bank.backbone, bank.task.num_outputs, where)
+            check_batch(batch, bank, where)
 
         self.backbone = bank.backbone
         self.data = _Fetched(loader, check)

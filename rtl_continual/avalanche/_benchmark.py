@@ -8,7 +8,6 @@ from typing import Any
 from avalanche.benchmarks import DatasetExperience
 from avalanche.benchmarks.scenarios import CLScenario, EagerCLStream
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
-from avalanche.benchmarks.utils.transform_groups import EmptyTransformGroups
 
 from rtl_continual.streams import ImageSet, Stream
 
@@ -28,7 +27,7 @@ class DomainDataset(AvalancheDataset[Any]):
         groups = flat._transform_groups, flat._frozen_transform_groups
         if (
             not isinstance(source, ImageSet)
-            or not all(isinstance(group, EmptyTransformGroups) for group in groups)
+            or any(group[group.current_group] is not None for group in groups)
             or any(column.use_in_getitem for column in self._data_attributes.values())
         ):
             return [self[int(i)] for i in indices]

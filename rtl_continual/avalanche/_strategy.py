@@ -321,7 +321,7 @@ class RoutedTickets(SupervisedTemplate):
     def _unpack_minibatch(self) -> None:
         if not self._cached:
             where = "training data" if self.is_training else "evaluation data"
-            check_batch(self.mbatch, self.bank.backbone, self.bank.task.num_outputs, where)
+            check_batch(self.mbatch, self.bank, where)
         super()._unpack_minibatch()
 
     @property

@@ -327,8 +327,8 @@ BAD = {
     "0 to 255": (GOOD + 255, LABELS, r"must lie in 0..1, got 255..255"),
     "not a number": (GOOD * torch.nan, LABELS, "must lie in 0..1, got nan"),
     "fractions": (GOOD, [0.5] * 6, "labels must be integers"),
-    "too large": (GOOD, [0, 1, 2, 3, 4, 0], "label 4 is outside the task's 4 classes"),
-    "negative": (GOOD, [0, 1, 2, 3, -1, 0], "label -1"),
+    "too large": (GOOD, [0, 1, 2, 3, 4, 0], "labels must be 0 to 3, got 4"),
+    "negative": (GOOD, [0, 1, 2, 3, -1, 0], "labels must be 0 to 3, got -1"),
 }
 
 
