@@ -21,7 +21,7 @@ PluginFiles = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.PY|MODULE",
-        help="Load a plugin that is not installed; repeatable.",
+        help="Load one that is not installed; repeatable.",
     ),
 ]
 StrictPlugins = Annotated[
@@ -96,18 +96,17 @@ def plugins_check(
 
     torch.set_num_threads(1)
     subjects = subjects_of(load_plugins(plugins or []), name)
-    rows = []
-    for subject in subjects:
-        for outcome in check_plugin(subject):
-            rows.append(
-                {
-                    "kind": subject.kind,
-                    "name": subject.name,
-                    "property": outcome.name,
-                    "problem": outcome.problem or None,
-                    "skipped": outcome.skipped or None,
-                }
-            )
+    rows = [
+        {
+            "kind": subject.kind,
+            "name": subject.name,
+            "property": outcome.name,
+            "problem": outcome.problem or None,
+            "skipped": outcome.skipped or None,
+        }
+        for subject in subjects
+        for outcome in check_plugin(subject)
+    ]
     failed = [row for row in rows if row["problem"]]
     if as_json:
         _print_json({"checked": rows, "failed": len(failed)})

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from rtl_continual.backbones import Backbone
 from rtl_continual.errors import BankError
-from rtl_continual.routing import FeatureMixture, Router
+from rtl_continual.routing import FeatureMixture, Router, build_router
 from rtl_continual.store._codec import decode_ticket
 from rtl_continual.store._files import BankFiles
 from rtl_continual.store._manifest import Manifest
@@ -30,6 +31,7 @@ def load_version(
     manifest: Manifest,
     *,
     backbone: Backbone | None,
+    router: BaseModel | None = None,
     cache_bytes: int,
     device: str | torch.device | None,
 ) -> TicketBank:
@@ -52,7 +54,7 @@ def load_version(
     bank = TicketBank(
         backbone,
         build_task(manifest.task.name, manifest.task.config),
-        load_router(files, manifest, tickets),
+        load_router(files, manifest, tickets) if router is None else _fresh(router, tickets),
         tickets=tickets,
         cache_bytes=cache_bytes - cache_bytes // 8,
     )
@@ -90,6 +92,13 @@ def load_router(files: BankFiles, manifest: Manifest, tickets: LazyTickets) -> R
         )
     if hasattr(router, "attach") and router.num_tickets == len(manifest.tickets):
         router.attach(_Mixtures(tickets))
+    return router
+
+
+def _fresh(config: BaseModel, tickets: LazyTickets) -> Router:
+    """Another router than the stored one, fitted to the stored tickets."""
+    router = build_router(config)
+    router.fit(list(_Mixtures(tickets)))
     return router
 
 

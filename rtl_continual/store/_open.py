@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 
 from rtl_continual.backbones import Backbone
 from rtl_continual.errors import BankError
@@ -59,6 +60,7 @@ def load_bank(
     tag: str | None = None,
     *,
     backbone: Backbone | None = None,
+    router: BaseModel | None = None,
     cache_bytes: int = 256 * 2**20,
     device: str | torch.device | None = None,
 ) -> TicketBank:
@@ -70,6 +72,8 @@ def load_bank(
         tag: the version that this tag names.
         backbone: use this one, if it is the right one; by default it is built from the bank's
             reference or embedded weights.
+        router: options of another router than the stored one, such as ``FlatRouterConfig()``; it
+            is fitted to the stored tickets.
         cache_bytes: memory for tickets, least recently used out first.
         device: where to predict.
 
@@ -81,4 +85,6 @@ def load_bank(
         if version is not None:
             raise BankError(f"give a version or a tag, not both (got {version} and '{tag}')")
         version = store.tagged(tag)
-    return store.load(version, backbone=backbone, cache_bytes=cache_bytes, device=device)
+    return store.load(
+        version, backbone=backbone, router=router, cache_bytes=cache_bytes, device=device
+    )

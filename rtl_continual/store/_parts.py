@@ -15,7 +15,13 @@ from rtl_continual.backbones import (
     build_backbone,
 )
 from rtl_continual.errors import BankError, RTLError, unknown_name
-from rtl_continual.routing import Router, build_router, router_config_class
+from rtl_continual.routing import (
+    Router,
+    build_router,
+    router_config_class,
+    router_names,
+    router_origin,
+)
 from rtl_continual.store._codec import decode_tensors, encode_tensors
 from rtl_continual.tasks import Classification
 
@@ -131,11 +137,18 @@ def build_task(name: str, config: Mapping[str, Any]) -> Classification:
 
 
 def encode_router(router: Router) -> bytes:
-    """A router's options and state."""
+    """A router's options and state, and the plugin it came with unless it is built in."""
     config = getattr(router, "config", None)
     if not isinstance(config, BaseModel):
         raise BankError(f"router '{router.name}' cannot be stored: its config is no pydantic model")
-    facts = {"name": router.name, "config": config.model_dump(mode="json")}
+    facts: dict[str, Any] = {"name": router.name, "config": config.model_dump(mode="json")}
+    origin = router_origin(router.name)
+    if origin is not None and not origin.built_in:
+        facts["plugin"] = {
+            "name": origin.plugin,
+            "distribution": origin.distribution,
+            "version": origin.version,
+        }
     return encode_tensors("router", router.state_dict(), facts)
 
 
@@ -146,6 +159,8 @@ def decode_router(data: bytes, source: str) -> Router:
         BankError: if the router is unknown here or does not take this state.
     """
     tensors, facts = decode_tensors("router", data, source)
+    if str(facts.get("name")) not in router_names():
+        raise BankError(f"{source}: {_missing_router(facts)}")
     try:
         config_class = router_config_class(str(facts.get("name")))
         router = build_router(config_class.model_validate(facts.get("config")))
@@ -156,3 +171,22 @@ def decode_router(data: bytes, source: str) -> Router:
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise BankError(f"{source} does not fit router '{facts.get('name')}': {error}") from error
     return router
+
+
+def _missing_router(facts: Mapping[str, Any]) -> str:
+    """Say which plugin a bank's router needs, and how to do without."""
+    name = str(facts.get("name"))
+    text = unknown_name("router", name, router_names())
+    plugin = facts.get("plugin")
+    if not isinstance(plugin, Mapping):
+        return f"the bank's router cannot be built here: {text}"
+    distribution, version = plugin.get("distribution"), plugin.get("version")
+    if distribution:
+        advice = f"install it: pip install '{distribution}=={version}'"
+    else:
+        advice = f"load its module or file ('{plugin.get('name')}') as a plugin"
+    return (
+        f"the bank's router '{name}' comes from a plugin that is not here; {advice}. Or open the "
+        "bank with another router, which learns from the stored tickets: "
+        "load_bank(path, router=FlatRouterConfig())"
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pydantic import BaseModel
 
 from rtl_continual.backbones import Backbone
 from rtl_continual.errors import BankError
@@ -121,6 +122,7 @@ class BankStore(BankFiles):
         version: int | None = None,
         *,
         backbone: Backbone | None = None,
+        router: BaseModel | None = None,
         cache_bytes: int = 256 * 2**20,
         device: str | torch.device | None = None,
     ) -> TicketBank:
@@ -130,6 +132,7 @@ class BankStore(BankFiles):
             version: HEAD by default.
             backbone: use this one, if it is the right one; by default it is built from the
                 bank's reference or embedded weights.
+            router: options of another router than the stored one; it is fitted to the tickets.
             cache_bytes: memory for tickets: their materialised weights (seven eighths) and packed
                 forms, least recently used out first.
             device: where to predict; by default where the backbone is.
@@ -141,6 +144,7 @@ class BankStore(BankFiles):
             self,
             kept_version(self, version),
             backbone=backbone,
+            router=router,
             cache_bytes=cache_bytes,
             device=device,
         )
