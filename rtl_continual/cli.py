@@ -21,6 +21,7 @@ from rich.console import Console
 from rtl_continual import __version__
 from rtl_continual.errors import DataError, RTLError
 from rtl_continual.plugins_cli import PluginFiles, StrictPlugins, plugins_app
+from rtl_continual.runs import ignore_known_warnings
 
 __all__ = ["app", "main"]
 
@@ -51,6 +52,7 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 2 the user's mistake, 1 our fault, 130 interrupted."""
+    ignore_known_warnings()
     try:
         app(prog_name="rtl")
     except RTLError as error:

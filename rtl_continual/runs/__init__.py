@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rtl_continual.runs._environment import ignore_known_warnings
     from rtl_continual.runs._files import read_events
     from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
     from rtl_continual.runs._progress import RunProgress, make_progress
@@ -37,6 +38,7 @@ __all__ = [
     "Scenario",
     "count_floats",
     "dense_optimizer",
+    "ignore_known_warnings",
     "load_scenario",
     "load_stream_config",
     "make_progress",
@@ -62,6 +64,7 @@ _EXPORTS = {
     "Scenario": "_scenario",
     "count_floats": "methods._dense",
     "dense_optimizer": "methods._dense",
+    "ignore_known_warnings": "_environment",
     "load_scenario": "_scenario",
     "load_stream_config": "_scenario",
     "make_progress": "_progress",

@@ -171,11 +171,12 @@ def sweep_plot(results: Mapping[str, Any]) -> str:
             "sparsity (equal: equal active weights per input)" if sparsity else sweep["key"]
         )
         left.set_ylabel("balanced accuracy, mean, %")
-        left.legend(loc="lower left")
         _count_axis(right)
         right.set_xlabel("stored parameters: union of masks, norms, heads, trunk (log scale)")
         for panel in (left, right):
             panel.grid(color="#e4e7eb", linewidth=0.7)
+        handles, shown = left.get_legend_handles_labels()
+        figure.legend(handles, shown, loc="outside right center")
         return _svg(figure, f"Sweep over {sweep['key']}")
 
 

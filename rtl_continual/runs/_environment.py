@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import rtl_continual
 
-__all__ = ["environment", "versions"]
+__all__ = ["environment", "ignore_known_warnings", "versions"]
 
 _PACKAGES = (
     "avalanche-lib",
@@ -31,6 +32,11 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def ignore_known_warnings() -> None:
+    """Avalanche looks for quadratic-programme solvers on import, which only its GEM needs."""
+    warnings.filterwarnings("ignore", message="no QP solver found", category=UserWarning)
 
 
 def environment(threads: int, jobs: int, gpu: str | None) -> dict[str, Any]:

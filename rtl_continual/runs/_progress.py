@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 __all__ = ["BarProgress", "LineProgress", "RunProgress", "make_progress"]
 
@@ -66,10 +66,11 @@ class BarProgress(RunProgress):
     """
 
     def __init__(self, console: Console) -> None:
+        self._total = self._done = 0
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
@@ -77,21 +78,30 @@ class BarProgress(RunProgress):
         )
 
     def begin(self, total: int, done: int, jobs: int) -> None:
-        self._overall = self._bars.add_task("units", total=total, completed=done, note="")
+        self._total, self._done = total, done
+        count = f"{done}/{total}"
+        self._overall = self._bars.add_task(
+            "units", total=total, completed=done, count=count, note=""
+        )
         self._workers = [
-            self._bars.add_task("", total=None, visible=False, note="") for _ in range(jobs)
+            self._bars.add_task("", total=None, visible=False, count="", note="")
+            for _ in range(jobs)
         ]
         self._bars.start()
 
     def unit_started(self, job: int, unit: str) -> None:
-        self._bars.reset(self._workers[job], visible=True, total=None, description=unit, note="")
+        self._bars.reset(
+            self._workers[job], visible=True, total=None, description=unit, count="", note=""
+        )
 
     def working(self, job: int, text: str) -> None:
         self._bars.update(self._workers[job], note=text)
 
     def unit_finished(self, job: int, unit: str, result: str) -> None:
         self._bars.update(self._workers[job], visible=False)
-        self._bars.advance(self._overall)
+        self._done += 1
+        count = f"{self._done}/{self._total}"
+        self._bars.update(self._overall, completed=self._done, count=count)
         self._bars.print(f"[green]done[/] {unit}: {result}", highlight=False)
 
     def end(self) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from rtl_continual.errors import RTLError
 from rtl_continual.plugins import load_plugins
+from rtl_continual.runs._environment import ignore_known_warnings
 from rtl_continual.runs._scenario import Scenario
 from rtl_continual.runs._units import Unit, Workshop
 
@@ -148,6 +149,7 @@ def _work(connection: Connection, plugins: Sequence[str], pickled: bytes, folder
     The scenario comes pickled: its sections may be classes of plugins, which are loaded first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver ends its workers
+    ignore_known_warnings()
     threading.Thread(target=_end_with_driver, daemon=True).start()
     workshop = None
     while True:
