@@ -134,6 +134,13 @@ def _train(
             optimizer.zero_grad()
             member.loss(weights, index).backward()
             optimizer.step()
+    _check_finite(member, weights, config)
+
+
+def _check_finite(member: _Group, weights: torch.Tensor, config: JointConfig) -> None:
+    for tensor in (weights, *member.norm.values(), *member.head.parameters()):
+        if not torch.isfinite(tensor).all():
+            raise DataError(f"joint training diverged; lower lr, now {config.lr}")
 
 
 def _retrain(
@@ -164,9 +171,8 @@ def _retrain(
             own_optimizer.step()
             with torch.no_grad():  # Adam's momentum would move weights outside the mask too
                 weights.copy_(torch.where(member.keep, weights, before))
-    for tensor in [weights, *(p for member in members for p in member.parameters())]:
-        if not torch.isfinite(tensor).all():
-            raise DataError(f"joint training diverged; lower lr, now {config.lr}")
+    for member in members:
+        _check_finite(member, weights, config)
     return weights.detach()
 
 
