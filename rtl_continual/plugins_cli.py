@@ -46,7 +46,7 @@ def plugins_list(
     manager: Manager = load_plugins(plugins or [], strict=strict_plugins)
     for hook in manager.registration_hooks:
         manager.registered(hook)
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "name": plugin.name,
             "distribution": plugin.origin.distribution,

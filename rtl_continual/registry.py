@@ -102,7 +102,7 @@ class Registry(Mapping[str, T], Generic[T]):
         problem = self._check(name, found)
         if problem is not None:
             raise PluginError(f"{origin} registers {self.kind} '{name}': {problem}")
-        return found  # type: ignore[no-any-return]
+        return found
 
     def find(self, name: str) -> T:
         """What is registered as ``name``.

@@ -57,10 +57,10 @@ def check_hooks(
     if not names:
         raise PluginError(f"{origin} implements no hook; mark its functions with @hookimpl")
     for name in names:
-        options = manager.parse_hookimpl_opts(plugin, name) or {}
-        hook = options.get("specname") or name
+        options = manager.parse_hookimpl_opts(plugin, name)
+        hook = (options and options.get("specname")) or name
         if hook not in hook_names():
-            if options.get("optionalhook"):
+            if options and options.get("optionalhook"):
                 continue
             raise PluginError(f"{origin}: {unknown_name('hook', hook, hook_names())}")
         given, defaults = pluggy._hooks.varnames(getattr(plugin, name))

@@ -90,7 +90,7 @@ def register_report_sections() -> Mapping[str, type[Any] | str]:  # type: ignore
     """Sections at the end of ``report.html``.
 
     Returns:
-        Subclasses of :class:`rtl_continual.runs.ReportSection`, in the order of the page.
+        Subclasses of :class:`rtl_continual.runs.ReportSection`; the page sorts them by name.
     """
 
 

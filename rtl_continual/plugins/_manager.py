@@ -174,7 +174,8 @@ class Manager:
         for caller in self._pluggy.get_hookcallers(plugin.implementation) or ():
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is plugin.implementation:
-                    implementation.function = _guarded(
+                    # pluggy has no public way to learn whose implementation has raised.
+                    implementation.function = _guarded(  # type: ignore[misc]
                         implementation.function,
                         plugin.origin,
                         caller.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
@@ -46,8 +47,17 @@ def _cluster(ticket: int, count: int, seed: int) -> torch.Tensor:
     return center + torch.randn(count, _WIDTH, generator=generator)
 
 
+@cache
+def _statistics(ticket: int) -> dict[str, torch.Tensor]:
+    return FeatureMixture.fit(_cluster(ticket, 200, seed=0)).tensors()
+
+
 def _mixtures(count: int = _TICKETS) -> list[FeatureMixture]:
-    return [FeatureMixture.fit(_cluster(ticket, 200, seed=0)) for ticket in range(count)]
+    """Fresh ones each time: a router that changes them spoils no other check."""
+    return [
+        FeatureMixture({key: tensor.clone() for key, tensor in _statistics(ticket).items()})
+        for ticket in range(count)
+    ]
 
 
 def _samples(count: int = 20, tickets: int = _TICKETS) -> tuple[torch.Tensor, torch.Tensor]:
