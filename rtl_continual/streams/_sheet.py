@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rtl_continual.errors import DataError
+from rtl_continual.streams._decode import MAX_PIXELS
 from rtl_continual.streams._stream import ImageSet, Stream
 
 __all__ = ["contact_sheet"]
@@ -29,7 +30,8 @@ def contact_sheet(stream: Stream, path: str | Path, *, samples: int = 2, scale: 
         scale: screen pixels per image pixel.
 
     Raises:
-        DataError: if the file cannot be written or its ending names no image format.
+        DataError: if the file cannot be written, its ending names no image format, or the sheet
+            would be too large.
     """
     sets = [experience.train for experience in stream.experiences]
     first, _ = sets[0].batch([0])
@@ -40,6 +42,11 @@ def contact_sheet(stream: Stream, path: str | Path, *, samples: int = 2, scale: 
         label_width + columns * width + len(stream.classes) * GAP,
         LABEL_HEIGHT + len(stream.domains) * (height + GAP) + GAP,
     )
+    if size[0] * size[1] > MAX_PIXELS:
+        raise DataError(
+            f"a contact sheet of {len(stream.domains)} domains and {len(stream.classes)} classes "
+            f"would be {size[0]} x {size[1]} pixels; choose fewer classes or a smaller image_size"
+        )
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)

@@ -40,3 +40,8 @@ def test_unwritable_sheet_is_one_clear_message(toy: Stream, tmp_path: Path) -> N
     for name in ("missing/sheet.png", "sheet.unknown"):
         with pytest.raises(DataError, match="cannot write the contact sheet"):
             contact_sheet(toy, tmp_path / name)
+
+
+def test_a_sheet_of_too_many_classes_is_refused(toy: Stream, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"2 domains and 2 classes would be .* choose fewer"):
+        contact_sheet(toy, tmp_path / "sheet.png", samples=2, scale=1000)
