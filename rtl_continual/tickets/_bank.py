@@ -302,6 +302,11 @@ class TicketBank:
         """Pairwise mask overlap ``[tickets, tickets]`` (Jaccard; optionally beyond chance)."""
         return similarity_matrix([t.mask for t in self], corrected=corrected)
 
+    def similarity_to(self, mask: Mask) -> float | None:
+        """Mean Jaccard overlap of ``mask`` with every ticket's; ``None`` without tickets."""
+        overlaps = [mask.jaccard(ticket.mask) for ticket in self]
+        return sum(overlaps) / len(overlaps) if overlaps else None
+
     def union_mask(self) -> Mask:
         """The body weights that at least one ticket keeps."""
         return union([t.mask for t in self])

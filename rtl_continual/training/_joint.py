@@ -201,15 +201,19 @@ def _assemble(
             member.cache.features, components=config.mixture_components, seed=seed
         )
         mixtures.append(mixture)
+        mask = Mask.from_flat(bank.layout, member.keep)
         result.append(
             Ticket(
                 id=len(result),
-                mask=Mask.from_flat(bank.layout, member.keep),
+                mask=mask,
                 norm=member.norm,
                 head=member.head.state_dict(),
                 statistics=mixture.tensors(),
                 info=replace(
-                    info, sparsity_target=config.sparsity, samples=len(member.cache.targets)
+                    info,
+                    sparsity_target=config.sparsity,
+                    samples=len(member.cache.targets),
+                    similarity=result.similarity_to(mask),
                 ),
             )
         )

@@ -211,16 +211,13 @@ class TicketLearner:
                 )
         mixture = FeatureMixture.fit(features, components=self.config.mixture_components, seed=seed)
         mask = self.scores.mask()
-        overlaps = [mask.jaccard(other.mask) for other in self.bank]
-        if overlaps:
-            info = replace(info, similarity=sum(overlaps) / len(overlaps))
         return Ticket(
             id=len(self.bank),
             mask=mask,
             norm=self.norm,
             head=self.head.state_dict(),
             statistics=mixture.tensors(),
-            info=info,
+            info=replace(info, similarity=self.bank.similarity_to(mask)),
         )
 
 

@@ -33,6 +33,7 @@ def test_an_empty_bank(backbone: nn.Module) -> None:
     assert len(bank) == 0
     assert bank.names == bank.tickets == ()
     assert bank.similarity().shape == (0, 0)
+    assert bank.similarity_to(Mask.from_flat(bank.layout, torch.ones(bank.layout.total))) is None
     assert bank.parameter_counts()["union"] == 0
     with pytest.raises(BankError, match="the bank is empty"):
         bank.predict(torch.zeros(1, 3, 32, 32))
@@ -337,4 +338,5 @@ def test_similarity_of_the_bank(bank: TicketBank) -> None:
     assert matrix[0, 1] == bank[0].mask.jaccard(bank[1].mask)
     # Random masks of density 0.3 overlap by 0.3 / 1.7 = 0.176, and not at all beyond chance.
     assert matrix[0, 1] == pytest.approx(0.176, abs=0.03)
+    assert bank.similarity_to(bank[0].mask) == pytest.approx(matrix[0].mean())
     assert bank.similarity(corrected=True)[0, 1] == pytest.approx(0, abs=0.03)

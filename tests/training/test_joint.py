@@ -52,6 +52,8 @@ def test_a_ticket_for_each_group(joint: TicketBank, make_data: MakeData) -> None
         ids = joint.predict(make_data(ticket.id, 40, seed=1).images).ticket_ids
         assert (ids == ticket.id).float().mean() > 0.9
     assert joint[0].mask != joint[1].mask
+    assert joint[0].info.similarity is None
+    assert joint[1].info.similarity == joint[1].mask.jaccard(joint[0].mask)
 
 
 def test_only_weights_inside_a_mask_have_moved(bank: TicketBank, make_data: MakeData) -> None:
