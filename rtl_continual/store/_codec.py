@@ -26,7 +26,8 @@ __all__ = [
     "encode_ticket",
 ]
 
-_STRATEGIES = (zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY)
+_MOST_WEIGHTS = 2**33
+"""Masks of more weights are refused: unpacked, they would take more than a gigabyte."""
 
 
 def encode_tensors(
@@ -64,38 +65,67 @@ def decode_tensors(
 
 
 def encode_mask(mask: Mask) -> tuple[bytes, list[dict[str, Any]]]:
-    """All layers' bits one after the other, each deflated if that makes it smaller.
+    """All layers' codes one after the other: of several codes for a layer, the smallest.
 
-    A layer's packed bits have almost no repeats to point back to, only an uneven spread of byte
-    values: deflate restricted to Huffman codes stays within 2 % of the entropy at 90 % sparsity
-    where the usual search for repeats costs 20 %. Very sparse layers are mostly runs of zero
-    bytes, which run lengths or the usual search catch. The smallest of the three is kept; any
-    inflater reads all of them.
+    - ``bits``: the packed bits as they are.
+    - ``deflate``: the packed bits, deflated.
+    - ``gaps``: the distances between kept weights, one byte each (255 for "255 and more"),
+      deflated. Distances of a random mask are as random as can be, so deflate's Huffman codes
+      alone come within 1 % of the entropy from 80 to 99 % sparsity, where a search for repeats in
+      the packed bits costs 20 % at 90 and 60 % at 99.
 
     Returns:
         The bytes, and one entry per layer for the metadata.
     """
     parts, entries = [], []
     for name, (start, stop) in mask.layout.byte_ranges.items():
-        packed = mask.bits[start:stop].tobytes()
-        best = min((_deflate(packed, strategy) for strategy in _STRATEGIES), key=len)
-        code = "deflate" if len(best) < len(packed) else "bits"
-        parts.append(best if code == "deflate" else packed)
+        packed = mask.bits[start:stop]
+        codes = {"bits": packed.tobytes(), "deflate": _deflate(packed.tobytes())}
+        if mask.counts[name] < mask.layout.sizes[name] / 3:
+            codes["gaps"] = _deflate(_gaps(packed))
+        code = min(codes, key=lambda code: len(codes[code]))
+        parts.append(codes[code])
         entries.append(
             {
                 "name": name,
                 "shape": list(mask.layout.shapes[name]),
                 "kept": mask.counts[name],
                 "code": code,
-                "bytes": len(parts[-1]),
+                "bytes": len(codes[code]),
             }
         )
     return b"".join(parts), entries
 
 
-def _deflate(data: bytes, strategy: int) -> bytes:
-    packer = zlib.compressobj(6, zlib.DEFLATED, -15, 9, strategy)
-    return packer.compress(data) + packer.flush()
+def _deflate(data: bytes) -> bytes:
+    """The smallest of Huffman codes alone, run lengths, and the usual search for repeats."""
+    packed = []
+    for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY):
+        packer = zlib.compressobj(6, zlib.DEFLATED, -15, 9, strategy)
+        packed.append(packer.compress(data) + packer.flush())
+    return min(packed, key=len)
+
+
+def _gaps(packed: np.ndarray) -> bytes:
+    """For each kept weight the dropped ones before it: 255s, and a last byte below 255."""
+    kept = np.flatnonzero(np.unpackbits(packed, bitorder="little"))
+    dropped = np.diff(kept, prepend=-1) - 1
+    ends = np.cumsum(dropped // 255 + 1) - 1
+    gaps = np.full(int(ends[-1]) + 1 if len(ends) else 0, 255, dtype=np.uint8)
+    gaps[ends] = dropped % 255
+    return gaps.tobytes()
+
+
+def _from_gaps(gaps: bytes, size: int) -> np.ndarray | None:
+    """The packed bits of ``size`` weights; the inverse of :func:`_gaps`."""
+    values = np.frombuffer(gaps, dtype=np.uint8)
+    last = values < 255
+    kept = np.cumsum(values + last.astype(np.int64))[last] - 1
+    if (len(kept) and kept[-1] >= size) or (len(last) and not last[-1]):
+        return None
+    keep = np.zeros(size, dtype=np.bool_)
+    keep[kept] = True
+    return np.packbits(keep, bitorder="little")
 
 
 def decode_mask(data: bytes, entries: Any, layout: MaskLayout | None, source: str) -> Mask:
@@ -118,46 +148,53 @@ def decode_mask(data: bytes, entries: Any, layout: MaskLayout | None, source: st
     sound = shapes and all(min(shape, default=0) >= 1 for shape in shapes.values())
     if not sound or len(shapes) != len(sized):
         raise BankError(f"{source} is damaged: its mask has no valid index")
-    if layout is not None and shapes != dict(layout.shapes):
+    if layout is not None and list(shapes.items()) != list(layout.shapes.items()):
         raise BankError(f"{source} masks another body than this backbone's")
     layout = layout or MaskLayout(shapes)
+    if layout.total > _MOST_WEIGHTS:
+        raise BankError(f"{source} masks {layout.total} weights, at most {_MOST_WEIGHTS} are read")
     if sum(length for _, length, _ in sized) != len(data):
         raise BankError(f"{source} is damaged: its mask is not as long as its index says")
-    # No layer can inflate to more than deflate's best ratio, so neither can the whole mask.
-    if layout.num_bytes > 1100 * len(data):
-        raise BankError(f"{source} is damaged: its mask claims {layout.num_bytes} bytes")
-    bits = np.empty(layout.num_bytes, dtype=np.uint8)
-    offset = 0
-    for (name, (start, stop)), (code, length, _) in zip(
-        layout.byte_ranges.items(), sized, strict=True
-    ):
-        packed = _inflate(data[offset : offset + length], code, stop - start)
+    parts, offset = [], 0
+    for (name, size), (code, length, kept) in zip(layout.sizes.items(), sized, strict=True):
+        packed = _decode_layer(data[offset : offset + length], code, size, kept)
         if packed is None:
             raise BankError(f"{source} is damaged: the mask of '{name}' cannot be unpacked")
-        bits[start:stop] = np.frombuffer(packed, dtype=np.uint8)
-        padding = 8 * (stop - start) - layout.sizes[name]
-        if padding and bits[stop - 1] >> (8 - padding):
-            raise BankError(f"{source} is damaged: the mask of '{name}' has bits past its end")
+        parts.append(packed)
         offset += length
-    mask = Mask(layout, bits)
+    try:
+        mask = Mask(layout, np.concatenate(parts))
+    except BankError as error:
+        raise BankError(f"{source} is damaged: {error}") from error
     if list(mask.counts.values()) != [kept for _, _, kept in sized]:
         raise BankError(f"{source} is damaged: its mask keeps other counts than its index says")
     return mask
 
 
-def _inflate(data: bytes, code: str, size: int) -> bytes | None:
-    if code == "bits":
-        return data if len(data) == size else None
-    if code != "deflate":
+def _decode_layer(data: bytes, code: str, size: int, kept: int) -> np.ndarray | None:
+    """A layer's packed bits; ``None`` if they cannot be had from this code."""
+    length = (size + 7) // 8
+    if code == "gaps":
+        if not 0 <= kept <= size:
+            return None
+        gaps = _inflate(data, kept + size // 255)
+        return None if gaps is None else _from_gaps(gaps, size)
+    packed = data if code == "bits" else _inflate(data, length) if code == "deflate" else None
+    if packed is None or len(packed) != length:
         return None
+    return np.frombuffer(packed, dtype=np.uint8)
+
+
+def _inflate(data: bytes, most: int) -> bytes | None:
+    """The inflated bytes, if they are at most ``most``."""
     unpacker = zlib.decompressobj(-15)
     try:
-        # One byte more than wanted tells a bomb without unpacking it.
-        packed = unpacker.decompress(data, size + 1)
+        # One byte more than allowed tells a bomb without unpacking it.
+        unpacked = unpacker.decompress(data, most + 1)
     except zlib.error:
         return None
-    whole = len(packed) == size and unpacker.eof and not unpacker.unused_data
-    return packed if whole else None
+    whole = len(unpacked) <= most and unpacker.eof and not unpacker.unused_data
+    return unpacked if whole else None
 
 
 def encode_ticket(ticket: Ticket, identity: str) -> bytes:

@@ -21,7 +21,7 @@ from rtl_continual.store._parts import (
     decode_backbone,
     decode_router,
 )
-from rtl_continual.tickets import LazyTickets, Ticket, TicketBank
+from rtl_continual.tickets import LazyTickets, MaskLayout, Ticket, TicketBank
 
 __all__ = ["load_backbone", "load_router", "load_ticket", "load_version"]
 
@@ -39,11 +39,17 @@ def load_version(
     backbone = load_backbone(files, manifest, backbone)
     if device is not None:
         backbone.to(device)
+    layout = MaskLayout.of(backbone.body)
+    if layout.total != manifest.backbone.maskable:
+        raise BankError(
+            f"bank '{files}' masks {manifest.backbone.maskable} weights, "
+            f"the backbone has {layout.total}"
+        )
     owner: list[weakref.ref[TicketBank]] = []
 
     def checked(index: int) -> Ticket:
-        ticket = load_ticket(files, manifest, index)
-        bank = owner[0]()
+        ticket = load_ticket(files, manifest, index, layout)
+        bank = owner[0]() if owner else None
         if bank is not None:
             bank.check(ticket)
         return ticket
@@ -58,22 +64,19 @@ def load_version(
         tickets=tickets,
         cache_bytes=cache_bytes - cache_bytes // 8,
     )
-    if bank.layout.total != manifest.backbone.maskable:
-        raise BankError(
-            f"bank '{files}' masks {manifest.backbone.maskable} weights, "
-            f"the backbone has {bank.layout.total}"
-        )
     owner.append(weakref.ref(bank))
     bank.version, bank.manifest = manifest.version, manifest.sha256
     return bank
 
 
-def load_ticket(files: BankFiles, manifest: Manifest, index: int) -> Ticket:
-    """One ticket, checked against its hash and the bank's backbone identity."""
+def load_ticket(
+    files: BankFiles, manifest: Manifest, index: int, layout: MaskLayout | None = None
+) -> Ticket:
+    """One ticket, checked against its hash, the bank's backbone identity, and a layout."""
     entry = manifest.tickets[index]
     what = f"ticket {index} '{entry.name}'"
     data = files.blob(entry.blob, entry.bytes, what)
-    ticket = decode_ticket(data, index, what, identity=manifest.backbone.identity)
+    ticket = decode_ticket(data, index, what, layout=layout, identity=manifest.backbone.identity)
     if ticket.name != entry.name:
         raise BankError(f"{what} is named '{ticket.name}' in its blob")
     return ticket

@@ -306,7 +306,7 @@ class BankStore(BankFiles):
 
     def _refitted(self, router: Router, head: Manifest, fresh: Sequence[Ticket]) -> Router:
         stored = [load_ticket(self, head, index) for index in range(len(head.tickets))]
-        grown = build_router(router.config)  # type: ignore[attr-defined]
+        grown = build_router(router.config)
         grown.fit([FeatureMixture(ticket.statistics) for ticket in [*stored, *fresh]])
         return grown
 

@@ -55,15 +55,13 @@ def test_masks_come_back(shapes: list[tuple[int, ...]], density: float, seed: in
         assert dict(back.layout.shapes) == dict(layout.shapes)
 
 
-@pytest.mark.parametrize(
-    ("sparsity", "bound"), [(0.5, 1.01), (0.8, 1.04), (0.9, 1.04), (0.95, 1.08), (0.99, 1.5)]
-)
-def test_random_masks_are_close_to_their_entropy(sparsity: float, bound: float) -> None:
-    """At 90 % the aim is 1.25; restricting deflate to Huffman codes gives 1.02."""
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9, 0.95, 0.98, 0.99])
+def test_random_masks_are_close_to_their_entropy(sparsity: float) -> None:
+    """At 90 % the aim is 1.25. Measured: at most 1.013 anywhere here."""
     layout = MaskLayout({"a.weight": (512, 512), "b.weight": (256, 2304)})
     mask = random_mask(layout, 1 - sparsity)
     data, _ = encode_mask(mask)
-    assert len(data) / entropy_bytes(mask.kept, layout.total) < bound
+    assert len(data) / entropy_bytes(mask.kept, layout.total) < 1.03
 
 
 def test_uneven_layers_are_smaller_than_the_entropy_of_the_whole() -> None:
@@ -103,7 +101,7 @@ def test_half_precision_heads_come_back(bank: TicketBank) -> None:
     assert back.fingerprint == ticket.fingerprint
 
 
-LAYOUT = MaskLayout({"a.weight": (3, 3), "b.weight": (40, 40)})
+LAYOUT = MaskLayout({"a.weight": (3, 3), "b.weight": (40, 40), "c.weight": (900, 1)})
 NO_INDEX = "has no valid index"
 
 
@@ -113,26 +111,53 @@ NO_INDEX = "has no valid index"
         (lambda e: e[1].update(shape=[40, 41]), "cannot be unpacked"),
         (lambda e: e[1].update(code="lzma"), "cannot be unpacked"),
         (lambda e: e[1].update(code="bits"), "cannot be unpacked"),
+        (lambda e: e[1].update(code="gaps"), "cannot be unpacked"),
         (lambda e: e[1].update(kept=e[1]["kept"] + 1), "keeps other counts"),
         (lambda e: e[1].update(bytes=e[1]["bytes"] + 1), "not as long as its index says"),
-        (lambda e: e[0].update(shape=[2, 3]), "cannot be unpacked|past its end"),
-        (lambda e: e[0].update(shape=[2, 4]), "cannot be unpacked|past its end"),
+        (lambda e: e[0].update(shape=[2, 3]), "cannot be unpacked"),
+        (lambda e: e[0].update(shape=[2, 4]), "cannot be unpacked"),
+        (lambda e: e[2].update(shape=[700, 1]), "cannot be unpacked"),
+        (lambda e: e[2].update(kept=1), "cannot be unpacked|keeps other counts"),
+        (lambda e: e[2].update(kept=-1), "cannot be unpacked"),
+        (lambda e: e[2].update(kept=901), "cannot be unpacked"),
+        (lambda e: e[2].update(code="deflate"), "cannot be unpacked"),
         (lambda e: e[1].update(name="a.weight"), NO_INDEX),
         (lambda e: e[1].update(shape=[0, 40]), NO_INDEX),
         (lambda e: e[1].update(shape=[]), NO_INDEX),
         (lambda e: e[1].update(shape="x"), NO_INDEX),
         (lambda e: e[1].pop("code"), NO_INDEX),
-        (lambda e: e[1].update(shape=[1 << 40, 1 << 20]), "claims"),
+        (lambda e: e[1].update(shape=[1 << 40, 1 << 20]), "at most 8589934592 are read"),
     ],
 )
 def test_an_index_that_lies_is_found_out(change: Any, message: str) -> None:
     keep = torch.zeros(LAYOUT.total, dtype=torch.bool)
-    keep[[8, 20, 700]] = True
+    keep[[7, 8]] = True
+    keep[9:1609:2] = True
+    keep[[1620, 2500]] = True
     data, entries = encode_mask(Mask.from_flat(LAYOUT, keep))
-    assert [entry["code"] for entry in entries] == ["bits", "deflate"]
+    assert [entry["code"] for entry in entries] == ["bits", "deflate", "gaps"]
     change(entries)
     with pytest.raises(BankError, match=message):
         decode_mask(data, entries, None, "ticket 0")
+
+
+def test_gaps_that_end_nowhere_are_refused() -> None:
+    """The last byte says that more follows, and nothing does."""
+    for gaps, fine in (
+        (b"\x05", True),
+        (b"\xff", False),
+        (b"\x05\xff", False),
+        (b"\x3f", True),
+        (b"\x40", False),
+    ):
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        data = packer.compress(gaps) + packer.flush()
+        entry = {"name": "a.weight", "shape": [8, 8], "kept": 1, "code": "gaps", "bytes": len(data)}
+        if fine:
+            assert decode_mask(data, [entry], None, "ticket 0").kept == 1
+            continue
+        with pytest.raises(BankError, match="cannot be unpacked"):
+            decode_mask(data, [entry], None, "ticket 0")
 
 
 @pytest.mark.parametrize("entries", [None, 3, "x", [1], [{}]])
@@ -151,8 +176,9 @@ def test_a_bomb_is_not_unpacked() -> None:
     bomb = zlib.compressobj(9, zlib.DEFLATED, -15)
     data = bomb.compress(bytes(50_000_000)) + bomb.flush()
     entry = {"name": "a.weight", "shape": [8, 8], "kept": 0, "code": "deflate", "bytes": len(data)}
-    with pytest.raises(BankError, match="cannot be unpacked"):
-        decode_mask(data, [entry], None, "ticket 0")
+    for code in ("deflate", "gaps"):
+        with pytest.raises(BankError, match="cannot be unpacked"):
+            decode_mask(data, [entry | {"code": code}], None, "ticket 0")
 
 
 class Bomb:

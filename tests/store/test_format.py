@@ -67,12 +67,24 @@ def unpack(code: bytes, layers: list[dict[str, Any]]) -> bytes:
         start += layer["bytes"]
         packed = part if layer["code"] == "bits" else zlib.decompress(part, wbits=-15)
         weights = math.prod(layer["shape"])
+        if layer["code"] == "gaps":
+            packed = from_gaps(packed).to_bytes(math.ceil(weights / 8), "little")
         assert len(packed) == math.ceil(weights / 8)
         number = int.from_bytes(packed, "little")
         assert (number.bit_count(), number >> weights) == (layer["kept"], 0)
         bits += packed
     assert start == len(code)
     return bits
+
+
+def from_gaps(gaps: bytes) -> int:
+    number = place = 0
+    for gap in gaps:
+        place += gap
+        if gap < 255:
+            number |= 1 << place
+            place += 1
+    return number
 
 
 def tensor_hash(digest: Any, tensors: dict[str, tuple[str, list[int], bytes]]) -> str:
@@ -115,7 +127,7 @@ def test_a_reader_by_the_book_reads_the_same() -> None:
         header = {"name": "glyphnet", "split": entry["config"]["split"], "taps": None}
         start = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         assert tensor_hash(start, tensors) == entry["identity"] == facts["identity"]
-    assert codes == {"bits", "deflate"}
+    assert codes == {"bits", "deflate", "gaps"}
     pointer, _ = unseal("pointer", BANK / "tags/production.json")
     assert pointer["name"] == "production"
     assert pointer["manifest"] == unseal("manifest", files[pointer["version"] - 1])[1]
