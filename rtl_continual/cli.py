@@ -377,16 +377,22 @@ def predict(
 
 def _read_image(path: Path, size: tuple[int, int] | None) -> Any:
     """``uint8 [1, 3, height, width]``, resized to what the backbone takes."""
+    import warnings
+
     import numpy as np
     import torch
     from PIL import Image
 
+    bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
-                raise DataError(f"{path}: {opened.width} x {opened.height} pixels are too many")
-            picture = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                picture = opened.convert("RGB")
+    except bombs as error:
+        raise DataError(f"{path}: too many pixels to decode: {error}") from error
+    # Pillow's decoders raise all of these on damaged files.
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, MemoryError) as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
     if size is not None and picture.size != (size[1], size[0]):
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -401,7 +407,7 @@ def bank_list(
     from rtl_continual import load_bank
 
     opened = load_bank(bank)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": ticket.id,
             "name": ticket.name,

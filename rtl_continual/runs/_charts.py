@@ -31,7 +31,7 @@ _PALETTE = (
 
 _MARKERS = "osD^vPX<>*"
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "rtl_continual",
     "svg.fonttype": "none",
     "font.family": "sans-serif",

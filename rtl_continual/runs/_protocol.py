@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class Protocol:
             confusions = []
             for index, experience in enumerate(self.stream.experiences):
                 self.advance(f"learning {experience.name} ({index + 1} of {stages})")
-                spent = self._timed("train", lambda index=index: method.learn(index))
+                spent = self._timed("train", partial(method.learn, index))
                 self.emit("experience_learned", experience=index, seconds=round(spent, 3))
                 confusions.append(self._evaluate(index))
         self.advance("finishing")

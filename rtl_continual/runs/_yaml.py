@@ -12,7 +12,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -36,7 +36,6 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 class _Loader(yaml.SafeLoader):
     """Composes nodes only; :class:`_Builder` gives them values."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -54,6 +53,9 @@ class _Loader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         finally:
             self.depth -= 1
+
+
+_Loader.yaml_implicit_resolvers = {}
 
 
 @dataclass
