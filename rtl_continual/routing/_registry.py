@@ -62,9 +62,9 @@ def build_router(config: BaseModel) -> Router:
     Raises:
         RTLError: if no router has such a config.
     """
-    name = getattr(config, "name", None)
+    name = getattr(config, "name", "")
     if name in _ROUTERS and type(config) is _ROUTERS[name].config_class:
         router_class: Any = _ROUTERS[name]
-        return router_class(config)  # type: ignore[no-any-return]
+        return router_class(config)
     known = [router_class.config_class.__name__ for router_class in _ROUTERS.values()]
     raise RTLError(unknown_name("router config", type(config).__name__, known))

@@ -137,9 +137,9 @@ def build_schedule(config: BaseModel) -> SparsitySchedule:
     Raises:
         RTLError: if no schedule has such a config.
     """
-    name = getattr(config, "name", None)
+    name = getattr(config, "name", "")
     if name in _SCHEDULES and type(config) is _SCHEDULES[name].config_class:
         schedule_class: Any = _SCHEDULES[name]
-        return schedule_class(config)  # type: ignore[no-any-return]
+        return schedule_class(config)
     known = [schedule.config_class.__name__ for schedule in _SCHEDULES.values()]
     raise RTLError(unknown_name("sparsity schedule config", type(config).__name__, known))
