@@ -5,9 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from rtl_continual.backbones import Backbone
 from rtl_continual.errors import DataError
+from rtl_continual.routing import FlatRouter
 from rtl_continual.streams import ArraySet
+from rtl_continual.tasks import Classification
 from rtl_continual.tickets import Ticket, TicketBank, TicketInfo
 from rtl_continual.training import (
     TicketConfig,
@@ -253,3 +257,35 @@ def test_training_that_diverges_is_an_error(bank: TicketBank, make_data: MakeDat
     with pytest.raises(DataError, match=r"'ticket-0' diverged: .* lower the rates"):
         learn(bank, make_data(), norm_lr=1e30, head_lr=1e30)
     assert not any(m.training for m in bank.backbone.modules())
+
+
+class _Tokens(nn.Module):
+    """``[batch, channels, height, width]`` to ``[batch, tokens, channels]``."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(2).transpose(1, 2)
+
+
+class _FirstToken(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0]
+
+
+@pytest.mark.parametrize("kind", ["no norm", "transformer"])
+def test_any_body_can_be_learned(make_data: MakeData, kind: str) -> None:
+    trunk: list[nn.Module] = [nn.Conv2d(3, 8, 8, stride=8)]
+    if kind == "no norm":
+        body = nn.Sequential(nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten())
+    else:
+        trunk.append(_Tokens())
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+        body = nn.Sequential(layer, _FirstToken())
+    width = 24 if kind == "no norm" else 8
+    backbone = Backbone("own", nn.Sequential(*trunk), body, feature_dim=width)
+    bank = TicketBank(backbone, Classification(4), FlatRouter())
+    for domain in range(2):
+        ticket = grow(bank, make_data(domain, 32), epochs=1, name=f"{kind} {domain}")
+        assert ticket.mask.kept == round(0.2 * bank.layout.total)
+    answer = bank.predict(make_data(1).images)
+    assert answer.outputs.isfinite().all()
+    assert (answer.ticket_ids == 1).float().mean() > 0.9
