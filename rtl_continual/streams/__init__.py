@@ -23,6 +23,7 @@ from rtl_continual.streams.domainnet import (
     published_results,
 )
 from rtl_continual.streams.folders import DomainLists, FoldersConfig, build_folders
+from rtl_continual.streams.photos import PhotosConfig, build_photos
 
 __all__ = [
     "BUILT_IN_STREAMS",
@@ -38,6 +39,7 @@ __all__ = [
     "ImageForm",
     "ImageSet",
     "Listing",
+    "PhotosConfig",
     "PublishedResult",
     "Stream",
     "StreamSource",
@@ -45,6 +47,7 @@ __all__ = [
     "build_digits",
     "build_domainnet",
     "build_folders",
+    "build_photos",
     "build_stream",
     "cache_folder",
     "concatenate",

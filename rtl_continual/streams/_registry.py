@@ -18,6 +18,7 @@ from rtl_continual.streams._verify import VerifyReport
 from rtl_continual.streams.digits import DigitsConfig, build_digits
 from rtl_continual.streams.domainnet import DomainNetConfig, build_domainnet
 from rtl_continual.streams.folders import FoldersConfig, build_folders
+from rtl_continual.streams.photos import PhotosConfig, build_photos
 
 __all__ = [
     "BUILT_IN_STREAMS",
@@ -53,6 +54,7 @@ BUILT_IN_STREAMS = {
         DomainNetConfig, build_domainnet, prepare_domainnet, verify_domainnet
     ),
     "folders": StreamSource(FoldersConfig, build_folders, verify=verify_folders),
+    "photos": StreamSource(PhotosConfig, build_photos),
 }
 """What the built-in plugin registers."""
 

@@ -22,30 +22,22 @@ by scikit-learn; Ganin et al. (2016) for MNIST-M; Netzer et al. (2011) for SVHN.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from importlib.metadata import version
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field
 
-from rtl_continual.errors import unknown_name
-from rtl_continual.streams._cache import cached_arrays
-from rtl_continual.streams._compose import arrival_times, class_weights, take_counts
 from rtl_continual.streams._render import CLASSES, DOMAINS, DomainImages, render_digits
-from rtl_continual.streams._stream import ArraySet, Experience, Stream
+from rtl_continual.streams._rendered import RenderedConfig, arrange, load_rendered
+from rtl_continual.streams._stream import Stream
 
 __all__ = ["DigitsConfig", "build_digits"]
 
 RENDER_VERSION = 2
 """Raised when the drawing code changes what it draws."""
 
-LIBRARIES = ("matplotlib", "numpy", "pillow", "scikit-learn")
-"""What the pixels depend on beside this code."""
 
-
-class DigitsConfig(BaseModel):
+class DigitsConfig(RenderedConfig):
     """Options of the stream ``digits``.
 
     Example:
@@ -53,78 +45,16 @@ class DigitsConfig(BaseModel):
         1
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    all_domains: ClassVar[tuple[str, ...]] = DOMAINS
+    all_classes: ClassVar[tuple[str, ...]] = CLASSES
 
     name: Literal["digits"] = Field(default="digits", description="The stream's name.")
-    seed: int = Field(
-        default=0,
-        ge=0,
-        description="Seed of rendering, of the split and of the order within experiences.",
-    )
     domains: tuple[str, ...] = Field(
         default=DOMAINS, min_length=1, description="Domains in the order in which they arrive."
-    )
-    images_per_domain: int | None = Field(
-        default=None,
-        ge=len(CLASSES),
-        description="At most this many training images per domain; none means all (about 1,150).",
-    )
-    test_images_per_domain: int | None = Field(
-        default=None,
-        ge=len(CLASSES),
-        description="At most this many test images per domain; none means all (about 450).",
-    )
-    validation_fraction: float = Field(
-        default=0.15,
-        gt=0,
-        le=0.5,
-        description="Fraction of the training sources kept for validation.",
-    )
-    imbalance: float = Field(
-        default=1.0,
-        ge=1,
-        le=1000,
-        description=(
-            "Ratio of the largest to the smallest class in training and validation; "
-            "which classes are rare differs from domain to domain. 1 changes nothing."
-        ),
-    )
-    mix: int = Field(
-        default=1,
-        ge=1,
-        description="How many neighbouring domains are shuffled into one experience.",
-    )
-    blur: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description=(
-            "Over which fraction of an experience, on each side of a boundary, "
-            "neighbouring experiences fade into each other."
-        ),
     )
     distractors: int = Field(
         default=2, ge=0, le=6, description="Neighbouring digits in a street image; more is harder."
     )
-
-    @field_validator("domains")
-    @classmethod
-    def _known_domains(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
-        for domain in domains:
-            if domain not in DOMAINS:
-                raise ValueError(unknown_name("domain", domain, DOMAINS))
-        repeated = sorted({domain for domain in domains if domains.count(domain) > 1})
-        if repeated:
-            raise ValueError(f"each domain may be named once, repeated: {', '.join(repeated)}")
-        return domains
-
-    @model_validator(mode="after")
-    def _mix_fits(self) -> DigitsConfig:
-        if self.mix > len(self.domains):
-            raise ValueError(
-                f"mix must be at most the number of domains ({len(self.domains)}), got {self.mix}"
-            )
-        return self
 
 
 def build_digits(config: DigitsConfig) -> Stream:
@@ -136,59 +66,10 @@ def build_digits(config: DigitsConfig) -> Stream:
     Raises:
         DataError: if the cache folder cannot be written.
     """
-    rendered, content = _load_domains(config)
-    groups = [
-        config.domains[start : start + config.mix]
-        for start in range(0, len(config.domains), config.mix)
-    ]
-    train: list[_Part] = []
-    validation: list[_Part] = []
-    tests: dict[str, ArraySet] = {}
-    for index, domain in enumerate(config.domains):
-        data = rendered[domain]
-        chosen = _choose(data, config, shift=2 * DOMAINS.index(domain))
-        tests[domain] = ArraySet(data.images[chosen["test"]], data.targets[chosen["test"]], index)
-        rng = np.random.default_rng([config.seed, DOMAINS.index(domain)])
-        for parts, name in ((train, "train"), (validation, "validation")):
-            rows = chosen[name]
-            times = arrival_times(len(rows), index // config.mix, len(groups), config.blur, rng)
-            parts.append(_Part(data.images[rows], data.targets[rows], index, times))
-    experiences = []
-    for number, group in enumerate(groups):
-        name = group[0] if config.mix == 1 else f"experience {number}"
-        experiences.append(Experience(name, _gather(train, number), _gather(validation, number)))
-    options = config.model_dump(mode="json")
-    fingerprint = hashlib.sha256(
-        f"{content}|{json.dumps(options, sort_keys=True)}".encode()
-    ).hexdigest()
-    return Stream(
-        name="digits",
-        classes=CLASSES,
-        domains=config.domains,
-        experiences=tuple(experiences),
-        tests=dict(tests),
-        fingerprint=fingerprint,
-        source={"content_hash": content, "options": options},
-    )
-
-
-class _Part:
-    """The chosen images of one domain and when they arrive."""
-
-    def __init__(
-        self, images: np.ndarray, targets: np.ndarray, domain: int, times: np.ndarray
-    ) -> None:
-        self.images = images
-        self.targets = targets
-        self.domains = np.full(len(targets), domain, dtype=np.int64)
-        self.times = times
+    return arrange(*_load_domains(config), config)
 
 
 def _load_domains(config: DigitsConfig) -> tuple[dict[str, DomainImages], str]:
-    libraries = "|".join(f"{name} {version(name)}" for name in LIBRARIES)
-    key = hashlib.sha256(libraries.encode()).hexdigest()[:8]
-    name = f"digits-v{RENDER_VERSION}-seed{config.seed}-distractors{config.distractors}-{key}.npz"
-
     def make() -> dict[str, np.ndarray]:
         domains = render_digits(config.seed, config.distractors)
         return {
@@ -197,48 +78,11 @@ def _load_domains(config: DigitsConfig) -> tuple[dict[str, DomainImages], str]:
             for field, value in vars(data).items()
         }
 
-    arrays, content = cached_arrays(name, make)
+    stem = f"digits-v{RENDER_VERSION}-seed{config.seed}-distractors{config.distractors}"
+    arrays, content = load_rendered(stem, make)
     fields = DomainImages.__dataclass_fields__
     domains = {
         domain: DomainImages(**{field: arrays[f"{domain}.{field}"] for field in fields})
         for domain in DOMAINS
     }
     return domains, content
-
-
-def _choose(data: DomainImages, config: DigitsConfig, shift: int) -> dict[str, np.ndarray]:
-    """Rows of the test, validation and training part."""
-    count = len(CLASSES)
-    pools = {name: [np.empty(0, np.int64)] * count for name in ("test", "validation", "train")}
-    for target in range(count):
-        mine = data.targets == target
-        for held_out in (True, False):
-            rows = np.flatnonzero(mine & (data.held_out == held_out))
-            rows = rows[np.argsort(data.order[rows], kind="stable")]
-            if held_out:
-                pools["test"][target] = rows
-            else:
-                kept = max(round(len(rows) * config.validation_fraction), 1)
-                pools["validation"][target], pools["train"][target] = rows[:kept], rows[kept:]
-    sizes = {name: np.array([len(rows) for rows in pool]) for name, pool in pools.items()}
-    weights = class_weights(count, config.imbalance, shift)
-    counts = {"train": take_counts(sizes["train"], weights, config.images_per_domain)}
-    # Validation is thinned with training, so that it stays the same kind of data.
-    share = counts["train"] / sizes["train"]
-    counts["validation"] = np.maximum(np.round(share * sizes["validation"]), 1).astype(np.int64)
-    counts["test"] = take_counts(sizes["test"], np.ones(count), config.test_images_per_domain)
-    return {
-        name: np.concatenate([rows[:n] for rows, n in zip(pool, counts[name], strict=True)])
-        for name, pool in pools.items()
-    }
-
-
-def _gather(parts: list[_Part], experience: int) -> ArraySet:
-    """What arrives during one experience, in the order of arrival."""
-    images, targets, domains, times = (
-        np.concatenate([getattr(part, field) for part in parts])
-        for field in ("images", "targets", "domains", "times")
-    )
-    rows = np.flatnonzero(times.astype(np.int64) == experience)
-    rows = rows[np.argsort(times[rows], kind="stable")]
-    return ArraySet(images[rows], targets[rows], domains[rows])
