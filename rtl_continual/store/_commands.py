@@ -20,7 +20,7 @@ bank_app = typer.Typer(
     help="Banks on disk: what is in them, proofs, history.", no_args_is_help=True
 )
 
-Bank = Annotated[Path, typer.Argument(help="A bank's folder.")]
+Bank = Annotated[str, typer.Argument(help="A bank's folder, or an address such as s3://...")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Version = Annotated[
     str | None, typer.Option("--version", metavar="N|TAG", help="Default: the newest.")
@@ -31,11 +31,11 @@ Message = Annotated[str, typer.Option(help="Kept with the version.")]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def _open(path: Path) -> Any:
+def _open(path: str) -> Any:
     from rtl_continual.store._files import BankFiles
-    from rtl_continual.store._storage import LocalStorage
+    from rtl_continual.store._storage import open_storage
 
-    files = BankFiles(LocalStorage(path))
+    files = BankFiles(open_storage(path))
     files.head()
     return files
 
@@ -289,19 +289,19 @@ def replay(
 @bank_app.command("export-version")
 def export_version(
     bank: Bank,
-    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    folder: Annotated[str, typer.Argument(help="A new or empty folder, or an address.")],
     version: Version = None,
     as_json: AsJSON = False,
 ) -> None:
     """Copy one version to a new bank in another folder."""
     from rtl_continual.store._files import BankFiles
     from rtl_continual.store._history import export
-    from rtl_continual.store._storage import LocalStorage
+    from rtl_continual.store._storage import open_storage
 
     files = _open(bank)
     number = _number(files, version)
-    manifest = export(files, files.read(number), BankFiles(LocalStorage(folder)))
-    facts = {"folder": str(folder), "from": number, "tickets": len(manifest.tickets)}
+    manifest = export(files, files.read(number), BankFiles(open_storage(folder)))
+    facts = {"folder": folder, "from": number, "tickets": len(manifest.tickets)}
     _print(facts, as_json, f"{folder}: version {number}, {len(manifest.tickets)} tickets")
 
 

@@ -7,7 +7,7 @@ import re
 
 from rtl_continual.errors import BankError
 from rtl_continual.store._manifest import Manifest, Pointer
-from rtl_continual.store._storage import LocalStorage
+from rtl_continual.store._storage import Storage
 
 __all__ = ["FOLDERS", "BankFiles"]
 
@@ -25,7 +25,7 @@ class BankFiles:
         storage: where the files lie.
     """
 
-    def __init__(self, storage: LocalStorage) -> None:
+    def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from rtl_continual.backbones import Backbone
 from rtl_continual.errors import BankError
 from rtl_continual.store._manifest import Manifest
-from rtl_continual.store._storage import LocalStorage
+from rtl_continual.store._storage import open_storage
 from rtl_continual.store._store import BankStore
 from rtl_continual.tickets import TicketBank
 
@@ -28,7 +28,7 @@ def save_bank(
 
     Args:
         bank: the bank.
-        path: its folder.
+        path: its folder, or an address such as ``s3://bucket/folder``.
         message: kept with the version.
         embed_backbone: store the backbone's weights too; ``None`` does so for weights that
             cannot be had again from their name. For a new bank alone.
@@ -49,7 +49,7 @@ def save_bank(
         ...     len(load_bank(folder)), version
         (0, 1)
     """
-    if BankStore(LocalStorage(Path(path))).versions():
+    if BankStore(open_storage(path)).versions():
         return BankStore.open(path).commit(bank, message=message)
     return BankStore.create(path, bank, message=message, embed_backbone=embed_backbone).read()
 
@@ -67,7 +67,7 @@ def load_bank(
     """Open a stored bank, ready to predict. Tickets are read when they are first used.
 
     Args:
-        path: the bank's folder.
+        path: the bank's folder, or an address such as ``s3://bucket/folder``.
         version: the version's number; by default the newest.
         tag: the version that this tag names.
         backbone: use this one, if it is the right one; by default it is built from the bank's

@@ -1,4 +1,4 @@
-"""Where a bank's files live: atomic, durable, create-if-absent writes in a folder."""
+"""Where a bank's files live: atomic, durable, create-if-absent writes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,69 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from rtl_continual.errors import BankError
 
-__all__ = ["LocalStorage"]
+__all__ = ["LocalStorage", "Storage", "check_name", "open_storage"]
 
 _NAME = re.compile(r"[a-z]+(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+
+
+def check_name(name: str) -> str:
+    """The name of a file or folder in a bank, if it is one.
+
+    Raises:
+        BankError: if it could lead elsewhere.
+    """
+    if not _NAME.fullmatch(name):
+        raise BankError(f"'{name}' is no name of a file in a bank")
+    return name
+
+
+class Storage(Protocol):
+    """What a bank needs of the place where its files lie; see :class:`LocalStorage`."""
+
+    def make(self, folders: tuple[str, ...]) -> None: ...
+
+    def read(self, name: str, limit: int) -> bytes: ...
+
+    def list(self, folder: str) -> list[str]: ...
+
+    def has(self, name: str) -> bool: ...
+
+    def age(self, name: str) -> float: ...
+
+    def size(self, name: str) -> int: ...
+
+    def touch(self, name: str) -> None: ...
+
+    def remove(self, name: str) -> None: ...
+
+    def create(self, name: str, data: bytes) -> bool: ...
+
+    def replace(self, name: str, data: bytes) -> None: ...
+
+    def lock(self, *, required: bool = False) -> AbstractContextManager[None]: ...
+
+
+def open_storage(path: str | Path) -> Storage:
+    """The storage for a folder, or for an address such as ``s3://bucket/folder``."""
+    text = str(path)
+    kind, separator, rest = text.partition("://")
+    if not separator:
+        return LocalStorage(Path(text))
+    if kind in ("file", "local"):
+        return LocalStorage(Path(rest))
+    from rtl_continual.store._remote import RemoteStorage
+
+    return RemoteStorage(text)
 
 
 class LocalStorage:
@@ -41,13 +92,7 @@ class LocalStorage:
         return str(self.root)
 
     def _path(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise BankError(f"'{name}' is no name of a file in a bank")
-        return self.root / name
-
-    def exists(self) -> bool:
-        """Whether there is anything that could be a bank."""
-        return (self.root / "manifests").is_dir()
+        return self.root / check_name(name)
 
     def make(self, folders: tuple[str, ...]) -> None:
         """Create the bank's folder and those in it, where missing."""

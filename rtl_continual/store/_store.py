@@ -33,7 +33,7 @@ from rtl_continual.store._parts import (
     task_config,
 )
 from rtl_continual.store._sizes import sizes
-from rtl_continual.store._storage import LocalStorage
+from rtl_continual.store._storage import open_storage
 from rtl_continual.store._verify import VerifyReport, verify
 from rtl_continual.tickets import Ticket, TicketBank
 
@@ -69,7 +69,7 @@ class BankStore(BankFiles):
         Raises:
             BankError: if there is none.
         """
-        store = cls(LocalStorage(Path(path)))
+        store = cls(open_storage(path))
         if not store.versions():
             raise BankError(f"there is no bank in '{path}'")
         return store
@@ -86,7 +86,7 @@ class BankStore(BankFiles):
         """Begin a bank in a new or empty folder, with version 1.
 
         Args:
-            path: the folder.
+            path: the folder, or an address such as ``s3://bucket/folder``.
             bank: what version 1 holds; may be without tickets.
             message: kept with the version.
             embed_backbone: store the backbone's weights too; ``None`` does so for weights that
@@ -95,7 +95,7 @@ class BankStore(BankFiles):
         Raises:
             BankError: if there is a bank already, or the folder cannot be written.
         """
-        store = cls(LocalStorage(Path(path)))
+        store = cls(open_storage(path))
         if store.versions():
             raise BankError(
                 f"there is a bank in '{path}' already: open it, or choose another folder"
@@ -199,7 +199,7 @@ class BankStore(BankFiles):
         Raises:
             BankError: if there is a bank in that folder already, or a blob is damaged.
         """
-        target = BankStore(LocalStorage(Path(path)))
+        target = BankStore(open_storage(path))
         export(self, self.read(version), target)
         return target
 
