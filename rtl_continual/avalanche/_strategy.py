@@ -99,6 +99,7 @@ class RoutedTickets(SupervisedTemplate):
     PLUGIN_CLASS = TicketPlugin
     dataloader: Any
     _order: EpochOrder
+    _mb_features: torch.Tensor | None
 
     def __init__(
         self,
@@ -332,16 +333,18 @@ class RoutedTickets(SupervisedTemplate):
     def forward(self) -> torch.Tensor:
         """Outputs for the mini-batch, from its images alone."""
         if self._cached:
-            self.model.features = self.mbatch[2]
+            self._mb_features = self.mbatch[2]
             return self._current.learner.forward(self.mb_x)
         outputs = self.model(self.mb_x)
+        # Kept here, because a plugin may run the model on other images before the loss.
+        self._mb_features = self.model.features
         self.mb_prediction = None if self.is_training else self.model.prediction
         return outputs
 
     def criterion(self) -> torch.Tensor:
         """The ticket's loss in training, the task's in evaluation."""
         if self.is_training:
-            return self._current.learner.loss(self.mb_output, self.mb_y, self.model.features)
+            return self._current.learner.loss(self.mb_output, self.mb_y, self._mb_features)
         return super().criterion()
 
     def optimizer_step(self) -> None:

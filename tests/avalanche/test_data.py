@@ -16,6 +16,7 @@ from avalanche.benchmarks import (
     benchmark_from_datasets,
     dataset_benchmark,
     ni_benchmark,
+    split_online_stream,
     with_task_labels,
 )
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
@@ -125,6 +126,15 @@ def test_deprecated_builders(make: Make, arrays: Any, builder: str) -> None:
         strategy.eval(benchmark.test_stream)
     assert strategy.bank.names == ("experience-0", "experience-1")
     assert {t.info.samples for t in strategy.bank} == {37}
+
+
+def test_a_stream_cut_into_pieces_gives_a_ticket_for_each(make: Make, benchmark_: Any) -> None:
+    pieces = split_online_stream(benchmark_.train_stream, experience_size=20, drop_last=True)
+    strategy = make()
+    strategy.train(pieces)
+    # Avalanche's pieces lose the domain's name.
+    assert strategy.bank.names == ("experience-0", "experience-1")
+    assert [ticket.info.samples for ticket in strategy.bank] == [20, 20]
 
 
 def test_floating_point_images_in_0_to_1_are_the_same_images(
