@@ -56,11 +56,12 @@ class BackboneSource:
 def _check(name: str, value: Any) -> str | None:
     if not isinstance(value, BackboneSource):
         return f"must be a rtl_continual.backbones.BackboneSource, got {value!r}"
-    if value.config_class is BackboneConfig:
+    config_class: Any = value.config_class
+    if config_class is BackboneConfig:
         return None
-    if not issubclass(value.config_class, BackboneConfig):
+    if not (isinstance(config_class, type) and issubclass(config_class, BackboneConfig)):
         return "its config_class must be a subclass of BackboneConfig"
-    return config_problem(name, value.config_class)
+    return config_problem(name, config_class)
 
 
 _BACKBONES: Registry[BackboneSource] = Registry("backbone", _check)

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 __all__ = [
     "choose_router",
     "register_backbones",
+    "register_clusterers",
     "register_methods",
     "register_routers",
+    "register_shift_detectors",
     "register_sparsity_schedules",
     "register_streams",
 ]
@@ -71,6 +73,22 @@ def register_sparsity_schedules() -> Mapping[str, Any]:
     from rtl_continual.tickets import BUILT_IN_SCHEDULES
 
     return BUILT_IN_SCHEDULES
+
+
+@hookimpl
+def register_shift_detectors() -> Mapping[str, Any]:
+    """The shift detectors of ``rtl_continual.discovery``."""
+    from rtl_continual.discovery import BUILT_IN_DETECTORS
+
+    return BUILT_IN_DETECTORS
+
+
+@hookimpl
+def register_clusterers() -> Mapping[str, Any]:
+    """The clusterers of ``rtl_continual.discovery``."""
+    from rtl_continual.discovery import BUILT_IN_CLUSTERERS
+
+    return BUILT_IN_CLUSTERERS
 
 
 @hookimpl(trylast=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from rtl_continual.backbones import BackboneSource
+    from rtl_continual.discovery import Clusterer, ShiftDetector
     from rtl_continual.routing import Router
     from rtl_continual.streams import StreamSource
     from rtl_continual.tickets import SparsitySchedule, TicketBank
@@ -82,6 +83,26 @@ def register_sparsity_schedules() -> Mapping[  # type: ignore[empty-body]
     Returns:
         Subclasses of :class:`rtl_continual.tickets.SparsitySchedule`; each one's ``config_class``
         is its section, and it is built as ``ScheduleClass(config)``.
+    """
+
+
+@hookspec
+def register_shift_detectors() -> Mapping[str, type[ShiftDetector] | str]:  # type: ignore[empty-body]
+    """Shift detectors, by name.
+
+    Returns:
+        Subclasses of :class:`rtl_continual.discovery.ShiftDetector`; each one's ``config_class``
+        is its section, and it is built as ``DetectorClass(config)``.
+    """
+
+
+@hookspec
+def register_clusterers() -> Mapping[str, type[Clusterer] | str]:  # type: ignore[empty-body]
+    """Clusterers, by name.
+
+    Returns:
+        Subclasses of :class:`rtl_continual.discovery.Clusterer`; each one's ``config_class`` is
+        its section, and it is built as ``ClustererClass(config)``.
     """
 
 

@@ -5,6 +5,7 @@ and raises :class:`ConformanceError` with all that do not hold.
 """
 
 from rtl_continual.testing._backbones import check_backbone
+from rtl_continual.testing._discovery import check_clusterer, check_shift_detector
 from rtl_continual.testing._plugins import Subject, check_plugin, subjects_of
 from rtl_continual.testing._routers import check_router
 from rtl_continual.testing._schedules import check_sparsity_schedule
@@ -16,8 +17,10 @@ __all__ = [
     "Outcome",
     "Subject",
     "check_backbone",
+    "check_clusterer",
     "check_plugin",
     "check_router",
+    "check_shift_detector",
     "check_sparsity_schedule",
     "check_stream",
     "subjects_of",

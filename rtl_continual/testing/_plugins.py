@@ -8,11 +8,18 @@ from functools import partial
 from typing import Any
 
 from rtl_continual.backbones import backbone_config_class, build_backbone
+from rtl_continual.discovery import (
+    build_clusterer,
+    build_detector,
+    clusterer_config_class,
+    detector_config_class,
+)
 from rtl_continual.errors import PluginError, unknown_name
 from rtl_continual.plugins import Manager
 from rtl_continual.routing import build_router, router_config_class
 from rtl_continual.streams import build_stream, stream_config_class
 from rtl_continual.testing._backbones import BACKBONE_SUITE
+from rtl_continual.testing._discovery import CLUSTERER_SUITE, DETECTOR_SUITE
 from rtl_continual.testing._routers import ROUTER_SUITE
 from rtl_continual.testing._schedules import SCHEDULE_SUITE
 from rtl_continual.testing._streams import STREAM_SUITE
@@ -27,7 +34,7 @@ class Subject:
     """Something registered that a suite can check.
 
     Args:
-        kind: ``router``, ``stream``, ``backbone`` or ``sparsity schedule``.
+        kind: ``router``, ``stream``, ``backbone``, ``clusterer`` ...
         name: what it is registered as.
     """
 
@@ -52,11 +59,21 @@ def _schedule(name: str) -> Any:
     return build_schedule(schedule_config_class(name)())
 
 
+def _clusterer(name: str) -> Any:
+    return build_clusterer(clusterer_config_class(name)())
+
+
+def _detector(name: str) -> Any:
+    return build_detector(detector_config_class(name)())
+
+
 _SUITES: dict[str, tuple[Suite[Any], Callable[[str], Any]]] = {
     "register_routers": (ROUTER_SUITE, _router),
     "register_streams": (STREAM_SUITE, _stream),
     "register_backbones": (BACKBONE_SUITE, _backbone),
     "register_sparsity_schedules": (SCHEDULE_SUITE, _schedule),
+    "register_clusterers": (CLUSTERER_SUITE, _clusterer),
+    "register_shift_detectors": (DETECTOR_SUITE, _detector),
 }
 
 

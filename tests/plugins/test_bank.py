@@ -17,7 +17,7 @@ from rtl_continual.plugins import Manager
 from rtl_continual.routing import FeatureMixture, FlatRouter, FlatRouterConfig
 from rtl_continual.store import save_bank
 from rtl_continual.tasks import Classification
-from rtl_continual.tickets import Ticket, TicketBank, TicketInfo, magnitude_scores, top_scores
+from rtl_continual.tickets import Mask, Ticket, TicketBank, TicketInfo, magnitude_scores, top_scores
 
 from .conftest import MeanRouter, values_of
 
@@ -50,7 +50,8 @@ def stored(folder: Path) -> TicketBank:
     for domain in range(2):
         features = bank.backbone.run_trunk(images(domain)).router_features
         mixture = FeatureMixture.fit(features)
-        mask = top_scores(bank.layout, magnitude_scores(bank.layout, weights), 0.5)
+        keep = top_scores(magnitude_scores(bank.layout, weights), bank.layout, 0.5, 0.1)
+        mask = Mask.from_flat(bank.layout, keep)
         head = bank.task.build_head(8).state_dict()
         state = bank.backbone.body.state_dict()
         norm = {name: state[name].clone() for name in bank.norm_names}
@@ -62,7 +63,7 @@ def stored(folder: Path) -> TicketBank:
 
 
 def test_a_bank_with_a_strangers_router_opens_where_its_plugin_is(
-    manager: Manager, tmp_path: Path, install: Callable[..., None]
+    manager: Manager, tmp_path: Path
 ) -> None:
     manager.register(values_of(register_routers={"mean": MeanRouter}), "mine")
     bank = stored(tmp_path / "bank")
@@ -76,7 +77,6 @@ def test_without_its_plugin_a_bank_says_what_to_install(
     manager: Manager,
     tmp_path: Path,
     install: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     install("rtl-mean-router", "3.1", PLUGIN)
     manager.load_entry_points()

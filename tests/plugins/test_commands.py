@@ -118,9 +118,8 @@ def test_new_writes_a_package_that_conforms(
     short = kind.removeprefix("sparsity-")
     module = f"rtl_{short}_first_one"
     assert code == 0
-    assert sorted(
-        p.relative_to(tmp_path / "p").as_posix() for p in (tmp_path / "p").rglob("*.*")
-    ) == [
+    written = [path.relative_to(tmp_path / "p") for path in (tmp_path / "p").rglob("*.*")]
+    assert sorted(path.as_posix() for path in written) == [
         "README.md",
         "pyproject.toml",
         f"{module}.py",

@@ -10,6 +10,16 @@ import pytest
 import torch
 
 from rtl_continual.backbones import Backbone, InputSpec, build_backbone
+from rtl_continual.discovery import (
+    build_clusterer,
+    build_detector,
+    clusterer_config_class,
+    clusterer_names,
+    detector_config_class,
+    detector_names,
+)
+from rtl_continual.discovery.kmeans import KMeansClusterer
+from rtl_continual.discovery.page_hinkley import PageHinkley
 from rtl_continual.errors import PluginError
 from rtl_continual.plugins import Manager
 from rtl_continual.routing import (
@@ -23,8 +33,10 @@ from rtl_continual.streams import ArraySet, DigitsConfig, Experience, Stream, bu
 from rtl_continual.testing import (
     ConformanceError,
     check_backbone,
+    check_clusterer,
     check_plugin,
     check_router,
+    check_shift_detector,
     check_sparsity_schedule,
     check_stream,
     subjects_of,
@@ -49,6 +61,39 @@ def test_routers_that_ship_conform(name: str) -> None:
 @pytest.mark.parametrize("name", schedule_names())
 def test_schedules_that_ship_conform(name: str) -> None:
     check_sparsity_schedule(lambda: build_schedule(schedule_config_class(name)()))
+
+
+@pytest.mark.parametrize("name", clusterer_names())
+def test_clusterers_that_ship_conform(name: str) -> None:
+    check_clusterer(lambda: build_clusterer(clusterer_config_class(name)()))
+
+
+@pytest.mark.parametrize("name", detector_names())
+def test_detectors_that_ship_conform(name: str) -> None:
+    if name == "adwin":
+        pytest.importorskip("river", reason="adwin is river's")
+    check_shift_detector(lambda: build_detector(detector_config_class(name)()))
+
+
+class Unsorted(KMeansClusterer):
+    def cluster(self, features: torch.Tensor, targets: Any = None) -> np.ndarray:
+        return 1 - super().cluster(features, targets)
+
+
+class Jumpy(PageHinkley):
+    def _evidence(self, statistic: float) -> float:
+        return 1.0
+
+
+class Deaf(PageHinkley):
+    def _evidence(self, statistic: float) -> float:
+        return 0.0
+
+
+def test_wrong_clusterers_and_detectors_are_caught() -> None:
+    assert "every_sample_gets_a_group" in caught(check_clusterer, Unsorted)
+    assert "stays_quiet_on_known_data" in caught(check_shift_detector, Jumpy)
+    assert "notices_a_shift" in caught(check_shift_detector, Deaf)
 
 
 def test_the_built_in_backbone_conforms() -> None:

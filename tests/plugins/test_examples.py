@@ -17,7 +17,8 @@ SCENARIO = """\
 name: energetic
 jobs: 2
 seeds: [0, 1]
-stream: {name: digits, domains: [printed, outline], images_per_domain: 20, test_images_per_domain: 20}
+stream:
+  {name: digits, domains: [printed, outline], images_per_domain: 20, test_images_per_domain: 20}
 backbone: {name: glyphnet, weights: "random:0", width: 2}
 tickets: {epochs: 1, sparsity: 0.5}
 router: {name: energy, tickets: 2, temperature: 3}
@@ -57,9 +58,10 @@ def test_example_router_installs_runs_and_leaves(tmp_path: Path) -> None:
     run(*rtl, "run", "s.yaml", "--out", "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert results["methods"]["rtl"]["router"]["name"] == "energy"
-    run(python, "-m", "pytest", "-q", "-c", package / "pyproject.toml", "-p", "no:cacheprovider")
+    config = ("-c", package / "pyproject.toml", "-p", "no:cacheprovider")
+    run(python, "-m", "pytest", "-q", package / "tests", *config)
     run(*pip, "uninstall", "--yes", "rtl-router-energy")
     said = run(*rtl, "run", "s.yaml", "--out", "again", code=2)
-    assert "s.yaml:7:10: router.name: unknown router 'energy'" in said
+    assert "s.yaml:8:10: router.name: unknown router 'energy'" in said
     code = "from rtl_continual import load_bank; load_bank('out/bank')"
     assert "pip install 'rtl-router-energy==0.1.0'" in run(python, "-c", code, code=1)

@@ -12,10 +12,19 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ConfigDict, Field
 from torch import nn
 
 from rtl_continual.backbones import Backbone, BackboneConfig, BackboneSource, InputSpec
+from rtl_continual.discovery import (
+    Clusterer,
+    ShiftDetector,
+    build_clusterer,
+    build_detector,
+    clusterer_config_class,
+    detector_config_class,
+)
 from rtl_continual.errors import ConfigError, PluginError
 from rtl_continual.plugins import Manager, _hookspecs, _manager, hook_names, hookimpl
 from rtl_continual.routing import FlatRouter, FlatRouterConfig
@@ -97,6 +106,33 @@ class Step(SparsitySchedule):
         return way["start"] if step < self.config.at * total_steps else way["target"]
 
 
+class NeverConfig(MeanConfig):
+    name: Literal["never"] = "never"
+
+
+class Never(ShiftDetector):
+    name = "never"
+    config_class = NeverConfig
+
+    def _evidence(self, statistic: float) -> float:
+        return 0.0
+
+    def _restart(self) -> None:
+        return None
+
+
+class HalvesConfig(MeanConfig):
+    name: Literal["halves"] = "halves"
+
+
+class Halves(Clusterer):
+    name = "halves"
+    config_class = HalvesConfig
+
+    def _labels(self, x: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        return (x[:, 0] > np.median(x[:, 0])).astype(int)
+
+
 class GuessConfig(MethodConfig):
     answer: int = Field(0, ge=0, description="what it always says")
 
@@ -158,6 +194,14 @@ class Everything:
     @hookimpl
     def register_sparsity_schedules(self) -> dict[str, Any]:
         return {"step": Step}
+
+    @hookimpl
+    def register_shift_detectors(self) -> dict[str, Any]:
+        return {"never": Never}
+
+    @hookimpl
+    def register_clusterers(self) -> dict[str, Any]:
+        return {"halves": Halves}
 
     @hookimpl
     def register_report_sections(self) -> dict[str, Any]:
@@ -255,6 +299,19 @@ def test_hook_register_sparsity_schedules(done: Done) -> None:
     assert sparsity == pytest.approx([0.5, 0.5], abs=0.01)
     schedule = done.schema["properties"]["tickets"]["properties"]["schedule"]
     assert {part["properties"]["name"]["const"] for part in schedule["oneOf"]} == {"cubic", "step"}
+
+
+def test_hook_register_shift_detectors(manager: Manager) -> None:
+    manager.register(Everything(), "everything")
+    assert detector_config_class("never") is NeverConfig
+    assert isinstance(build_detector(NeverConfig()), Never)
+
+
+def test_hook_register_clusterers(manager: Manager) -> None:
+    manager.register(Everything(), "everything")
+    assert clusterer_config_class("halves") is HalvesConfig
+    halves = build_clusterer(HalvesConfig()).cluster(torch.arange(4.0)[:, None])
+    assert sorted(halves.tolist()) == [0, 0, 1, 1]
 
 
 def test_hook_register_report_sections(done: Done) -> None:
