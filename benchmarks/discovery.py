@@ -1,0 +1,328 @@
+"""How well discovery finds domains that nobody names, on two built-in streams.
+
+Cases: a clean (one new domain an experience), b mixed (two or three domains an experience), c
+recurring (domains come back), d gradual (on mini-batches, one domain fades into the next), e class
+mix (no shift, but only a few classes or a long tail), f outliers (a burst of broken images).
+Only router features are needed, so no ticket is trained. The last line is one JSON object.
+
+Usage: python benchmarks/discovery.py [--quick] [--streams digits,photos] [--seeds 0,1,2]
+       [--cache DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import adjusted_rand_score
+
+from rtl_continual.backbones import Backbone, BackboneConfig, build_backbone
+from rtl_continual.discovery import (
+    DiscoveryConfig,
+    KnownTickets,
+    OnlineDiscovery,
+    discover,
+)
+from rtl_continual.streams import ImageSet, build_stream, stream_config_class
+
+BATCH = 32
+FADE = 20
+"""Mini-batches over which one domain fades into the next."""
+
+
+class Part:
+    """Router features, class labels and hidden domains of some samples."""
+
+    def __init__(self, x: torch.Tensor, y: np.ndarray, domain: np.ndarray) -> None:
+        self.x, self.y, self.domain = x, y, domain
+
+    def take(self, rows: np.ndarray) -> Part:
+        return Part(self.x[torch.from_numpy(rows)], self.y[rows], self.domain[rows])
+
+
+def join(parts: Sequence[Part], rng: np.random.Generator) -> Part:
+    """Several parts shuffled together."""
+    whole = Part(
+        torch.cat([p.x for p in parts]),
+        np.concatenate([p.y for p in parts]),
+        np.concatenate([p.domain for p in parts]),
+    )
+    return whole.take(rng.permutation(len(whole.y)))
+
+
+def router_features(backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
+    """The trunk's statistics of ``uint8`` images."""
+    with torch.no_grad():
+        return torch.cat([backbone.run_trunk(part).router_features for part in images.split(256)])
+
+
+def load(name: str, seed: int, backbone: Backbone, cache: Path | None) -> list[dict[str, Part]]:
+    """Training, validation and test part of each domain."""
+    path = None if cache is None else cache / f"{name}{seed}.npz"
+    arrays: dict[str, np.ndarray] = {}
+    if path is not None and path.exists():
+        with np.load(path) as archive:
+            arrays = dict(archive)
+    else:
+        stream = build_stream(stream_config_class(name).model_validate({"seed": seed}))
+        for i, experience in enumerate(stream.experiences):
+            sets: dict[str, ImageSet] = {
+                "train": experience.train,
+                "validation": experience.validation,
+                "test": stream.tests[stream.domains[i]],
+            }
+            for part, data in sets.items():
+                images, _ = data.batch(range(len(data)))
+                arrays[f"{i}.{part}.x"] = router_features(backbone, images).numpy()
+                arrays[f"{i}.{part}.y"] = data.targets
+        if path is not None:
+            np.savez(path, **arrays)  # type: ignore[arg-type]
+    return [
+        {
+            part: Part(
+                torch.from_numpy(arrays[f"{i}.{part}.x"]),
+                arrays[f"{i}.{part}.y"],
+                np.full(len(arrays[f"{i}.{part}.y"]), i),
+            )
+            for part in ("train", "validation", "test")
+        }
+        for i in range(sum(key.endswith("train.x") for key in arrays))
+    ]
+
+
+def grow(known: KnownTickets, part: Part, config: DiscoveryConfig) -> np.ndarray:
+    """Decide about an experience and add what is new; the samples' tickets."""
+    found = discover(part.x, known, config, targets=part.y)
+    for ticket in found.new:
+        known.learn(part.x[torch.from_numpy(found.members(ticket))])
+    return found.ticket_ids
+
+
+def offline(parts: Sequence[Part], config: DiscoveryConfig) -> dict[str, Any]:
+    """Decide about one experience after the other, from an empty bank on."""
+    known, ids, counts = KnownTickets(), [], []
+    for part in parts:
+        ids.append(grow(known, part, config))
+        counts.append(len(known))
+    assigned = np.concatenate(ids)
+    hidden = np.concatenate([part.domain for part in parts])
+    return {
+        "adjusted_rand_index": round(adjusted_rand_score(hidden, assigned), 4),
+        "tickets": len(known),
+        "tickets_after": counts,
+        "right": len(set(hidden.tolist())),
+        "unassigned": round(float((assigned < 0).mean()), 4),
+    }
+
+
+def one_ticket(domain: dict[str, Part]) -> KnownTickets:
+    """A bank that knows one domain."""
+    known = KnownTickets()
+    known.learn(domain["train"].x)
+    return known
+
+
+def online(batches: Sequence[Part], known: KnownTickets, config: DiscoveryConfig) -> dict[str, Any]:
+    """Run mini-batches; delays count from the first one that holds a sample of a new domain."""
+    finder = OnlineDiscovery(known, config)
+    ids = np.empty(0, dtype=np.int64)
+    alarms, was, found_at = 0, False, []
+    for number, batch in enumerate(batches):
+        step = finder.update(batch.x)
+        alarms += step.verdict.shift and not was
+        was = step.verdict.shift and step.found is None
+        ids = np.concatenate([ids, step.ticket_ids])
+        if step.found is not None:
+            ids[len(ids) - len(step.found.ticket_ids) :] = step.found.ticket_ids
+            found_at += [number] * len(step.found.new)
+    hidden = np.concatenate([batch.domain for batch in batches])
+    begins = [
+        min(n for n, batch in enumerate(batches) if (batch.domain == domain).any())
+        for domain in dict.fromkeys(hidden.tolist())
+    ][1:]
+    ends = [*begins[1:], len(batches)][: len(begins)]
+    delays = []
+    for begin, end in zip(begins, ends, strict=True):
+        hits = [n for n in found_at if begin <= n < end]
+        delays.append(hits[0] - begin + 1 if hits else None)
+    return {
+        "adjusted_rand_index": round(adjusted_rand_score(hidden, ids), 4),
+        "tickets": len(finder.known),
+        "right": len(begins) + len(known),
+        "delay": delays,
+        "alarms": int(alarms),
+        "unassigned": round(float((ids < 0).mean()), 4),
+    }
+
+
+def fading(domains: Sequence[dict[str, Part]], rng: np.random.Generator) -> list[Part]:
+    """Mini-batches: ten of each domain alone, and a fade between neighbours."""
+    queues = [d["train"].take(rng.permutation(len(d["train"].y))) for d in domains]
+    used = [0] * len(domains)
+
+    def draw(domain: int, count: int) -> Part:
+        rows = np.arange(used[domain], used[domain] + count) % len(queues[domain].y)
+        used[domain] += count
+        return queues[domain].take(rows)
+
+    batches = []
+    for i in range(len(domains)):
+        batches += [draw(i, BATCH) for _ in range(10)]
+        for step in range(FADE if i + 1 < len(domains) else 0):
+            late = int(rng.binomial(BATCH, (step + 1) / (FADE + 1)))
+            batches.append(join([draw(i, BATCH - late), draw(i + 1, late)], rng))
+    return batches
+
+
+def abrupt(domains: Sequence[dict[str, Part]], rng: np.random.Generator) -> list[Part]:
+    """Mini-batches of one domain after the other."""
+    batches = []
+    for domain in domains:
+        part = domain["train"].take(rng.permutation(len(domain["train"].y)))
+        batches += [part.take(np.arange(n * BATCH, (n + 1) * BATCH)) for n in range(20)]
+    return batches
+
+
+def skewed(pool: Part, count: int, size: int, rng: np.random.Generator) -> Iterator[Part]:
+    """Batches of unseen samples with one to three classes, or with a long tail."""
+    classes = np.unique(pool.y)
+    for number in range(count):
+        order = rng.permutation(classes)
+        if number % 2:
+            weights = np.isin(pool.y, order[: 1 + number // 2 % 3]).astype(float)
+        else:
+            tail = 50.0 ** (-np.arange(len(classes)) / (len(classes) - 1))
+            share = dict(zip(order.tolist(), tail.tolist(), strict=True))
+            weights = np.array([share[y] for y in pool.y.tolist()])
+        weights /= weights.sum()
+        # A rare class may have fewer samples than a batch: then some are drawn twice.
+        again = int((weights > 0).sum()) < size
+        yield pool.take(rng.choice(len(pool.y), size, replace=again, p=weights))
+
+
+def class_mix(
+    domains: Sequence[dict[str, Part]],
+    config: DiscoveryConfig,
+    count: int,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """New tickets in ``count`` batches a domain; each domain has its own ticket alone."""
+    offline_alarms, online_tickets, online_alarms = [], [], []
+    for domain in domains:
+        known = one_ticket(domain)
+        pool = join([domain["validation"], domain["test"]], rng)
+        offline_alarms.append(
+            sum(bool(discover(b.x, known, config).new) for b in skewed(pool, count, 64, rng))
+        )
+        result = online(list(skewed(pool, count, BATCH, rng)), known, config)
+        online_tickets.append(result["tickets"] - 1)
+        online_alarms.append(result["alarms"])
+    return {
+        "batches": count,
+        "false_alarms_offline": offline_alarms,
+        "new_tickets_online": online_tickets,
+        "detector_alarms_online": online_alarms,
+    }
+
+
+def broken(backbone: Backbone, count: int, seed: int) -> torch.Tensor:
+    """Router features of broken images: noise, one flat colour, large blocks."""
+    draw = torch.Generator().manual_seed(seed)
+    height, width = backbone.input_spec.size or (32, 32)
+    images = torch.randint(0, 256, (count, 3, height, width), generator=draw, dtype=torch.uint8)
+    images[1::3] = images[1::3, :, :1, :1]
+    images[2::3] = (
+        images[2::3, :, ::8, ::8]
+        .repeat_interleave(8, 2)
+        .repeat_interleave(8, 3)[:, :, :height, :width]
+    )
+    return router_features(backbone, images)
+
+
+def outliers(
+    domains: Sequence[dict[str, Part]],
+    backbone: Backbone,
+    config: DiscoveryConfig,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """A burst of 24 broken images in a stream that is known."""
+    known = KnownTickets()
+    for domain in domains:
+        known.learn(domain["train"].x)
+    pool = join([d["validation"] for d in domains], rng)
+    bad = broken(backbone, 24, int(rng.integers(1 << 30)))
+    burst = Part(bad, np.zeros(24, np.int64), np.full(24, -1))
+    rows = np.arange(len(pool.y) // BATCH * BATCH).reshape(-1, BATCH)
+    batches = [pool.take(r) for r in rows]
+    batches[5] = join([batches[5], burst], rng)
+    finder = OnlineDiscovery(known, config)
+    new, caught = 0, 0
+    for batch in batches:
+        step = finder.update(batch.x)
+        new += 0 if step.found is None else len(step.found.new)
+        caught += int((step.ticket_ids[batch.domain < 0] < 0).sum())
+    whole = discover(torch.cat([b.x for b in batches]), known, config)
+    return {"new_tickets_online": new, "new_tickets_offline": len(whole.new), "left_out": caught}
+
+
+def measure(
+    name: str, seed: int, backbone: Backbone, cache: Path | None, quick: bool
+) -> dict[str, Any]:
+    """Every case on one stream with one seed."""
+    domains = load(name, seed, backbone, cache)
+    train = [d["train"] for d in domains]
+    rng = np.random.default_rng([seed, 99])
+    config = DiscoveryConfig()
+    capped = DiscoveryConfig.model_validate(
+        {"clusterer": {"name": "gaussian_mixture", "max_clusters": 1}}
+    )
+    start = time.process_time()
+    results: dict[str, Any] = {}
+
+    def note(case: str, result: dict[str, Any]) -> None:
+        results[case] = result
+        print(name, seed, case, json.dumps(result), flush=True)
+
+    note("a_clean", offline(train, config))
+    results["seconds_per_experience"] = round((time.process_time() - start) / len(train), 3)
+    note("a_clean_at_most_one", offline(train, capped))
+    note("b_mixed_two", offline([join(train[i : i + 2], rng) for i in (0, 2, 4)], config))
+    note("b_mixed_three", offline([join(train[i : i + 3], rng) for i in (0, 3)], config))
+    back = [*train[:3], domains[0]["test"], domains[1]["test"], *train[3:], domains[3]["test"]]
+    note("c_recurring", offline(back, config))
+    note("c_recurring_at_most_one", offline(back, capped))
+    note("d_gradual", online(fading(domains, rng), one_ticket(domains[0]), config))
+    note("d_abrupt", online(abrupt(domains, rng), one_ticket(domains[0]), config))
+    note("e_class_mix", class_mix(domains, config, 20 if quick else 100, rng))
+    note("f_outliers", outliers(domains, backbone, config, rng))
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one seed, fewer batches")
+    parser.add_argument("--streams", default="digits,photos")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--cache", type=Path, help="folder in which router features are kept")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    backbone = build_backbone(BackboneConfig(name="glyphnet", taps=("stem", "block1")))
+    seeds = [0] if options.quick else [int(seed) for seed in options.seeds.split(",")]
+    report = {
+        name: {
+            str(seed): measure(name, seed, backbone, options.cache, options.quick) for seed in seeds
+        }
+        for name in options.streams.split(",")
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""Which tickets does this data need? The decision for a data set as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+
+from rtl_continual.discovery._features import as_features
+from rtl_continual.discovery._gap import find_gap
+from rtl_continual.discovery._known import KnownTickets
+from rtl_continual.discovery._registry import (
+    build_clusterer,
+    clusterer_config_class,
+    detector_config_class,
+)
+from rtl_continual.discovery._space import principal_space
+from rtl_continual.discovery.gaussian_mixture import GaussianMixtureConfig
+from rtl_continual.discovery.page_hinkley import PageHinkleyConfig
+from rtl_continual.errors import RTLError
+
+__all__ = ["UNASSIGNED", "Discovery", "DiscoveryConfig", "discover"]
+
+UNASSIGNED = -1
+"""The cluster of a sample that belongs nowhere."""
+
+MAX_VALLEY = 0.3
+"""A group in a ticket's range is apart from it if the valley between them is deeper.
+
+Between a ticket and another domain it is 0.00 to 0.13, between a ticket and one of its own classes
+0.51 to 1.00 (all pairs of both streams, seed 0).
+"""
+
+
+class DiscoveryConfig(BaseModel):
+    """When a ticket appears.
+
+    The defaults of the thresholds were derived from held-out samples of known domains on two
+    streams (``digits`` and ``photos``); ``docs/growth.md`` has the numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clusterer: SerializeAsAny[BaseModel] = Field(
+        default_factory=GaussianMixtureConfig, description="how new samples are grouped"
+    )
+    detector: SerializeAsAny[BaseModel] = Field(
+        default_factory=PageHinkleyConfig, description="what watches a stream of mini-batches"
+    )
+    min_support: int = Field(50, ge=2, description="no ticket for fewer samples than this")
+    max_tickets: int = Field(64, ge=1, description="the bank never grows beyond this")
+    outside: float = Field(
+        8.0,
+        gt=0,
+        description="a sample is outside a ticket if its surprise is above this; held-out samples "
+        "of known domains: 1 to 14 in 100 are",
+    )
+    far: float = Field(
+        20.0,
+        gt=0,
+        description="a group of outside samples whose median surprise is above this is new; "
+        "held-out samples of known domains reach 6 to 23 at most",
+    )
+    outside_share: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="a group of outside samples is new if more than this share of all that is "
+        "nearest to its ticket is outside; of the worst class of a known domain, fewer are",
+    )
+    max_leak: float = Field(
+        0.07,
+        ge=0,
+        lt=1,
+        description="a group inside a ticket's range is new only if at most this share of the "
+        "ticket's own samples lies on its side of the gap; other domains leave 0.00 to 0.06 "
+        "there, a ticket's own classes 0.10 and more",
+    )
+    memory: int = Field(
+        512, ge=4, description="online: so many of the latest samples are kept to decide on"
+    )
+    check_every: int = Field(
+        8, ge=1, description="online: look for new groups every so many mini-batches, alarm or not"
+    )
+
+    @field_validator("clusterer", "detector", mode="before")
+    @classmethod
+    def _named(cls, value: object, info: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        field = getattr(info, "field_name", "")
+        find = clusterer_config_class if field == "clusterer" else detector_config_class
+        default = "gaussian_mixture" if field == "clusterer" else "page_hinkley"
+        try:
+            return find(str(value.get("name", default))).model_validate(value)
+        except RTLError as error:
+            raise ValueError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """The answer for a data set.
+
+    Args:
+        ticket_ids: for each sample the ticket that serves it, ``int64 [samples]``; new tickets go
+            on counting where the known ones end; :data:`UNASSIGNED` for outliers.
+        new: ids of the tickets that the data need beyond the known ones.
+        outliers: samples left unassigned.
+        capped: groups that would have become tickets but for ``max_tickets``.
+    """
+
+    ticket_ids: np.ndarray
+    new: tuple[int, ...]
+    outliers: int
+    capped: int = 0
+
+    def members(self, ticket: int) -> np.ndarray:
+        """Rows of the samples that a ticket serves."""
+        return np.flatnonzero(self.ticket_ids == ticket)
+
+
+def discover(
+    features: torch.Tensor,
+    known: KnownTickets,
+    config: DiscoveryConfig | None = None,
+    *,
+    targets: np.ndarray | None = None,
+) -> Discovery:
+    """Decide which samples belong to existing tickets and which form new clusters.
+
+    Three steps. Samples outside every ticket are grouped, and each group that is large enough and
+    far enough away is new. Samples inside a ticket's range are grouped too: a domain can lie
+    inside the range of a broader one (fog is a clear picture with little contrast); such a group is
+    new if a clear gap separates it from the ticket's own samples and hardly any of those lie on
+    its side. Last, every sample goes where its likelihood is highest, or nowhere if it is outside
+    of everything.
+
+    A change of the class mix makes no ticket: a sample is judged by itself against the ticket's
+    whole range, and a class that the ticket knows has the ticket's own samples around it.
+
+    Args:
+        features: router features ``[samples, features]``.
+        known: the bank's tickets; not changed.
+        config: options.
+        targets: class labels ``[samples]``, where at hand.
+
+    Raises:
+        DataError: without samples, or if a sample's features are not finite; the message names it.
+
+    Example:
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> x = torch.randn(400, 8, generator=draw)
+        >>> x[300:] += 20
+        >>> found = discover(x, KnownTickets())
+        >>> found.new, [len(found.members(i)) for i in found.new]
+        ((0, 1), [300, 100])
+    """
+    config = config or DiscoveryConfig()
+    x = as_features(features, width=known.width)
+    search = _Search(x, known, config, targets)
+    if len(known):
+        search.look_outside()
+        search.look_inside()
+    else:
+        search.look_everywhere()
+    return search.result()
+
+
+class _Search:
+    """One data set under examination."""
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        known: KnownTickets,
+        config: DiscoveryConfig,
+        targets: np.ndarray | None,
+    ) -> None:
+        self.x = x
+        self.config = config
+        self.targets = None if targets is None else np.asarray(targets)
+        self.clusterer = build_clusterer(config.clusterer)
+        self.first_new = len(known)
+        self.known = known.copy()
+        self.capped = 0
+        self.founders: dict[int, np.ndarray] = {}
+
+    def look_everywhere(self) -> None:
+        """Without tickets every group is new."""
+        for rows in self._groups(np.arange(len(self.x))):
+            self._add(rows)
+
+    def look_outside(self) -> None:
+        """Groups of samples outside every ticket."""
+        surprise = self.known.surprise(self.x).numpy()
+        outside = surprise > self.config.outside
+        if outside.sum() < self.config.min_support:
+            return
+        nearest = self.known.nearest(self.x).numpy()
+        for rows in self._groups(np.flatnonzero(outside)):
+            tickets = np.bincount(nearest[rows])
+            beside = nearest == tickets.argmax()
+            share = outside[beside].mean()
+            if np.median(surprise[rows]) > self.config.far or share > self.config.outside_share:
+                self._add(rows)
+
+    def look_inside(self) -> None:
+        """Groups within a known ticket's range, but apart from its own samples."""
+        nearest = self.known.nearest(self.x).numpy()
+        for ticket in range(self.first_new):
+            rows = np.flatnonzero(nearest == ticket)
+            if len(rows) < self.config.min_support:
+                continue
+            own = self.known.samples[ticket].numpy()
+            for group in self._groups(rows):
+                here = self.x[torch.from_numpy(group)].numpy()
+                # As many of the ticket's samples as there are new ones, so that both shape the
+                # axes alike.
+                reference = own[: max(len(here), self.config.min_support)]
+                z = principal_space(np.concatenate([here, reference]), axes=24)
+                gap = find_gap(z[: len(here)], z[len(here) :])
+                if gap.valley < MAX_VALLEY and gap.leak <= self.config.max_leak:
+                    self._add(group)
+
+    def _groups(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Groups with enough support among some rows, largest first."""
+        if len(rows) < self.config.min_support:
+            return []
+        targets = None if self.targets is None else self.targets[rows]
+        labels = self.clusterer.cluster(self.x[torch.from_numpy(rows)], targets)
+        groups = [rows[labels == i] for i in range(int(labels.max()) + 1)]
+        return [group for group in groups if len(group) >= self.config.min_support]
+
+    def _add(self, rows: np.ndarray) -> None:
+        if len(self.known) >= self.config.max_tickets:
+            self.capped += 1
+            return
+        self.founders[len(self.known)] = rows
+        self.known.learn(self.x[torch.from_numpy(rows)])
+
+    def result(self) -> Discovery:
+        """Every sample where its likelihood is highest; new tickets without support are dropped."""
+        ids = np.full(len(self.x), UNASSIGNED, dtype=np.int64)
+        if len(self.known):
+            surprise = self.known.surprise(self.x).numpy()
+            nearest = self.known.nearest(self.x).numpy()
+            ids = np.where(surprise > self.config.far, UNASSIGNED, nearest)
+        if not self.clusterer.by_features:
+            for ticket, rows in self.founders.items():
+                ids[rows] = ticket
+        new = []
+        for ticket in range(self.first_new, len(self.known)):
+            rows = ids == ticket
+            if rows.sum() >= self.config.min_support:
+                ids[rows] = self.first_new + len(new)
+                new.append(self.first_new + len(new))
+            else:
+                ids[rows] = UNASSIGNED
+        return Discovery(ids, tuple(new), int((ids == UNASSIGNED).sum()), self.capped)

@@ -1,0 +1,148 @@
+"""What the bank's tickets know, as discovery looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rtl_continual.discovery._features import as_features
+from rtl_continual.errors import DataError
+from rtl_continual.routing import FeatureMixture
+
+__all__ = ["KnownTickets", "fit_mixture"]
+
+MIN_TO_HALVE = 40
+"""With fewer samples, halves say nothing."""
+
+SAMPLES_PER_COMPONENT = 150
+"""Of a mixture that discovery fits: a full covariance over up to 64 axes wants as many."""
+
+MOST_SURPRISED = 1e6
+"""Surprise is cut off here, so that one broken image cannot outweigh a stream's history."""
+
+
+class KnownTickets:
+    """The tickets' feature mixtures with each one's own spread of log-likelihoods.
+
+    A density cannot be compared between mixtures as it stands, so each ticket is calibrated on
+    samples drawn from its own mixture: their median and their spread above it (from the median to
+    the 90 % quantile, in units in which a normal distribution has spread 1).
+
+    Args:
+        mixtures: one per ticket, in the order of their ids.
+        samples: drawn from each mixture.
+        seed: of the samples; a ticket's samples depend on its own id and the seed alone.
+
+    Example:
+        >>> known = KnownTickets()
+        >>> known.learn(torch.randn(200, 4))
+        >>> bool(known.surprise(torch.full((1, 4), 9.0)) > 10)
+        True
+    """
+
+    def __init__(
+        self, mixtures: Sequence[FeatureMixture] = (), *, samples: int = 512, seed: int = 0
+    ) -> None:
+        self.mixtures: list[FeatureMixture] = []
+        self.samples: list[torch.Tensor] = []
+        self._count = samples
+        self._seed = seed
+        self._levels: list[tuple[float, float]] = []
+        for mixture in mixtures:
+            self.add(mixture)
+
+    def __len__(self) -> int:
+        return len(self.mixtures)
+
+    def copy(self) -> KnownTickets:
+        """The same tickets; what is added to the copy does not show here."""
+        other = KnownTickets(samples=self._count, seed=self._seed)
+        other.mixtures, other.samples = [*self.mixtures], [*self.samples]
+        other._levels = [*self._levels]
+        return other
+
+    @property
+    def width(self) -> int | None:
+        """Router features per sample; ``None`` without tickets."""
+        return self.mixtures[0].width if self.mixtures else None
+
+    def add(self, mixture: FeatureMixture, features: torch.Tensor | None = None) -> None:
+        """One more ticket.
+
+        Args:
+            mixture: the ticket's.
+            features: the samples it was fitted to, where at hand. Then the spread is measured on
+                halves of them, each under a mixture of the other half, instead of on samples of
+                the mixture; with few samples a mixture fits them better than any others.
+
+        Raises:
+            DataError: if it has another number of features than the others.
+        """
+        if self.mixtures and mixture.width != self.width:
+            raise DataError(f"the tickets have {self.width} features, this one {mixture.width}")
+        draw = torch.Generator().manual_seed(self._seed + 7919 * len(self))
+        samples = mixture.sample(self._count, draw)
+        own = -mixture.log_prob(samples)
+        if features is not None and len(features) >= MIN_TO_HALVE:
+            x = as_features(features, width=mixture.width)[-2 * self._count :]
+            own = torch.cat([-fit_mixture(x[1 - h :: 2]).log_prob(x[h::2]) for h in (0, 1)])
+        middle, high = torch.quantile(own, torch.tensor([0.5, 0.9], dtype=own.dtype)).tolist()
+        self.mixtures.append(mixture)
+        self.samples.append(samples)
+        self._levels.append((middle, max((high - middle) / 1.2816, 1e-6)))
+
+    def learn(self, features: torch.Tensor) -> None:
+        """One more ticket, known by its samples ``[samples, features]`` alone."""
+        self.add(fit_mixture(as_features(features, width=self.width)), features)
+
+    def replace(self, ticket: int, mixture: FeatureMixture, features: torch.Tensor) -> None:
+        """Describe a ticket anew, as long as it is young and its data still arrive."""
+        later = self.mixtures[ticket + 1 :], self.samples[ticket + 1 :], self._levels[ticket + 1 :]
+        for part in (self.mixtures, self.samples, self._levels):
+            del part[ticket:]
+        self.add(mixture, features)
+        self.mixtures += later[0]
+        self.samples += later[1]
+        self._levels += later[2]
+
+    def surprises(self, features: torch.Tensor) -> torch.Tensor:
+        """How far each sample lies outside each ticket's spread, ``[samples, tickets]``.
+
+        0 up to a ticket's median negative log-likelihood, then in units of its spread.
+        """
+        x = as_features(features, width=self.width)
+        columns = [
+            ((-mixture.log_prob(x) - middle) / spread).clamp(0, MOST_SURPRISED)
+            for mixture, (middle, spread) in zip(self.mixtures, self._levels, strict=True)
+        ]
+        return torch.stack(columns, dim=1) if columns else x.new_empty(len(x), 0)
+
+    def surprise(self, features: torch.Tensor) -> torch.Tensor:
+        """Surprise under the ticket that expects each sample most, ``[samples]``."""
+        table = self.surprises(features)
+        if not len(self):
+            return table.new_full((len(table),), MOST_SURPRISED)
+        return table.min(dim=1).values
+
+    def nearest(self, features: torch.Tensor) -> torch.Tensor:
+        """The ticket under which each sample has the highest density, ``int64 [samples]``."""
+        x = as_features(features, width=self.width)
+        if not len(self):
+            return torch.full((len(x),), -1)
+        return torch.stack([m.log_prob(x) for m in self.mixtures], dim=1).argmax(dim=1)
+
+
+def fit_mixture(features: torch.Tensor) -> FeatureMixture:
+    """A mixture for a cluster that may be small: fewer components and axes for fewer samples.
+
+    Args:
+        features: ``[samples, features]``.
+    """
+    count = len(features)
+    return FeatureMixture.fit(
+        features,
+        components=min(4, max(1, count // SAMPLES_PER_COMPONENT)),
+        rank=max(1, min(64, count // 4)),
+        ridge=1e-2,
+    )
