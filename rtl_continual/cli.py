@@ -22,6 +22,7 @@ from rtl_continual import __version__
 from rtl_continual.errors import DataError, RTLError
 from rtl_continual.plugins_cli import PluginFiles, StrictPlugins, plugins_app
 from rtl_continual.runs import ignore_known_warnings
+from rtl_continual.store._commands import bank_app
 
 __all__ = ["app", "main"]
 
@@ -34,7 +35,6 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Scenario files: what they may say, and whether one is right.")
 data_app = typer.Typer(help="Streams: which there are, and getting them ready.")
-bank_app = typer.Typer(help="Banks on disk: what is in them.")
 for part, name in (
     (config_app, "config"),
     (data_app, "data"),
@@ -205,10 +205,12 @@ def config_check(
 
 
 @data_app.command("list")
-def data_list(as_json: AsJSON = False) -> None:
+def data_list(plugins: PluginFiles = None, as_json: AsJSON = False) -> None:
     """List the streams."""
+    from rtl_continual.plugins import load_plugins
     from rtl_continual.streams import stream_config_class, stream_names
 
+    load_plugins(plugins or [])
     found = {
         name: _options(stream_config_class(name).model_json_schema()) for name in stream_names()
     }
@@ -343,13 +345,16 @@ def _data_progress() -> Iterator[Callable[[str, int, int | None], None]]:
 def predict(
     bank: Annotated[Path, typer.Argument(help="A bank's folder.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    plugins: PluginFiles = None,
     as_json: AsJSON = False,
 ) -> None:
     """Route images through a bank and print label, ticket and confidence of each."""
     import torch
 
     from rtl_continual import load_bank
+    from rtl_continual.plugins import load_plugins
 
+    load_plugins(plugins or [])
     opened = load_bank(bank)
     spec = opened.backbone.input_spec
     torch.set_num_threads(1)
@@ -397,75 +402,3 @@ def _read_image(path: Path, size: tuple[int, int] | None) -> Any:
     if size is not None and picture.size != (size[1], size[0]):
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].contiguous()
-
-
-@bank_app.command("list")
-def bank_list(
-    bank: Annotated[Path, typer.Argument(help="A bank's folder.")], as_json: AsJSON = False
-) -> None:
-    """List a bank's tickets."""
-    from rtl_continual import load_bank
-
-    opened = load_bank(bank)
-    rows: list[dict[str, Any]] = [
-        {
-            "id": ticket.id,
-            "name": ticket.name,
-            "cluster": ticket.info.cluster,
-            "parent": ticket.info.parent,
-            "sparsity": round(ticket.mask.sparsity, 6),
-            "samples": ticket.info.samples,
-            "relaxations": ticket.info.relaxations,
-            "similarity": ticket.info.similarity,
-            "fingerprint": ticket.fingerprint,
-        }
-        for ticket in opened
-    ]
-    if as_json:
-        _print_json(rows)
-        return
-    for row in rows:
-        print(
-            f"{row['id']:3d}  {row['name']}  sparsity {row['sparsity']:.3f}  "
-            f"{row['samples']} samples  {row['fingerprint'][:12]}"
-        )
-
-
-@bank_app.command("inspect")
-def bank_inspect(
-    bank: Annotated[Path, typer.Argument(help="A bank's folder.")],
-    ticket: Annotated[int | None, typer.Option(help="One ticket alone.")] = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Show what a bank holds: backbone, router, parameters, and each ticket's facts."""
-    from rtl_continual import load_bank
-
-    opened = load_bank(bank)
-    chosen = list(opened) if ticket is None else [opened[ticket]]
-    facts = {
-        "backbone": {
-            "name": opened.backbone.name,
-            "split": opened.backbone.split,
-            "weights": opened.backbone.weights,
-            "identity": opened.backbone.identity,
-        },
-        "router": getattr(opened.router, "name", None),
-        "parameters": opened.parameter_counts(),
-        "tickets": [
-            {
-                "id": one.id,
-                "fingerprint": one.fingerprint,
-                "sparsity": round(one.mask.sparsity, 6),
-                "parameters": one.num_parameters,
-                "layer_density": one.mask.layer_density(),
-                "info": one.info.to_json(),
-            }
-            for one in chosen
-        ],
-    }
-    if as_json:
-        _print_json(facts)
-    else:
-        import yaml
-
-        print(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), end="")

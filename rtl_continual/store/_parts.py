@@ -184,7 +184,7 @@ def _missing_router(facts: Mapping[str, Any]) -> str:
     if distribution:
         advice = f"install it: pip install '{distribution}=={version}'"
     else:
-        advice = f"load its module or file ('{plugin.get('name')}') as a plugin"
+        advice = f"load its module or file ('{plugin.get('name')}') with --plugin or load_plugins()"
     return (
         f"the bank's router '{name}' comes from a plugin that is not here; {advice}. Or open the "
         "bank with another router, which learns from the stored tickets: "

@@ -15,7 +15,7 @@ def _check(name: str, value: Any) -> str | None:
         return f"must be a subclass of rtl_continual.runs.Method, got {value!r}"
     if getattr(value, "name", None) != name:
         return f"{value.__name__}.name must be '{name}', got {getattr(value, 'name', None)!r}"
-    config_class = value.config_class
+    config_class: Any = value.config_class
     if not (isinstance(config_class, type) and issubclass(config_class, MethodConfig)):
         return f"{value.__name__}.config_class must be a subclass of MethodConfig"
     return None
