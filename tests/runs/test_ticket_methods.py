@@ -52,7 +52,11 @@ def context(events: list[tuple[str, dict[str, Any]]]) -> RunContext:
         epochs=2,
         batch_size=16,
         seed=0,
-        sections={"tickets": TicketConfig(sparsity=0.75), "router": FlatRouterConfig()},
+        sections={
+            "tickets": TicketConfig(sparsity=0.75),
+            "router": FlatRouterConfig(),
+            "growth": "per_experience",
+        },
         emit=lambda event, **facts: events.append((event, facts)),
         advance=lambda message: None,
     )
