@@ -250,7 +250,7 @@ class _Search:
         if not self.clusterer.by_features:
             for ticket, rows in self.founders.items():
                 ids[rows] = ticket
-        new = []
+        new: list[int] = []
         for ticket in range(self.first_new, len(self.known)):
             rows = ids == ticket
             if rows.sum() >= self.config.min_support:
