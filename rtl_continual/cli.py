@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from rtl_continual import __version__
-from rtl_continual.errors import DataError, RTLError
+from rtl_continual.errors import RTLError
 from rtl_continual.plugins_cli import PluginFiles, StrictPlugins, plugins_app
 from rtl_continual.runs import ignore_known_warnings
 from rtl_continual.store._commands import bank_app
@@ -344,61 +344,37 @@ def _data_progress() -> Iterator[Callable[[str, int, int | None], None]]:
 @app.command()
 def predict(
     bank: Annotated[Path, typer.Argument(help="A bank's folder.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     plugins: PluginFiles = None,
     as_json: AsJSON = False,
 ) -> None:
     """Route images through a bank and print label, ticket and confidence of each."""
     import torch
 
-    from rtl_continual import load_bank
     from rtl_continual.plugins import load_plugins
+    from rtl_continual.store import load_bank, read_images
 
     load_plugins(plugins or [])
     opened = load_bank(bank)
-    spec = opened.backbone.input_spec
     torch.set_num_threads(1)
-    batches = [_read_image(path, spec.size) for path in images]
-    found = []
-    for path, image in zip(images, batches, strict=True):
-        answer = opened.predict(image)
-        ticket = int(answer.ticket_ids[0])
-        found.append(
-            {
-                "image": str(path),
-                "label": int(answer.labels[0]),
-                "ticket": ticket,
-                "ticket_name": opened[ticket].name if ticket >= 0 else None,
-                "confidence": round(float(answer.confidence[0]), 6),
-            }
+    pictures, names = read_images(images, opened.backbone.input_spec)
+    answer = opened.predict(pictures)
+    columns = (answer.labels, answer.ticket_ids, answer.confidence)
+    found = [
+        {
+            "image": name,
+            "label": label,
+            "ticket": ticket,
+            "ticket_name": opened[ticket].name if ticket >= 0 else None,
+            "confidence": round(confidence, 6),
+        }
+        for name, label, ticket, confidence in zip(
+            names, *(column.tolist() for column in columns), strict=True
         )
+    ]
     if as_json:
         _print_json(found)
         return
     for row in found:
         name = "router abstained" if row["ticket_name"] is None else row["ticket_name"]
         print(f"{row['image']}: {row['label']}  ({name}, confidence {row['confidence']:.3f})")
-
-
-def _read_image(path: Path, size: tuple[int, int] | None) -> Any:
-    """``uint8 [1, 3, height, width]``, resized to what the backbone takes."""
-    import warnings
-
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                picture = opened.convert("RGB")
-    except bombs as error:
-        raise DataError(f"{path}: too many pixels to decode: {error}") from error
-    # Pillow's decoders raise all of these on damaged files.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, MemoryError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from error
-    if size is not None and picture.size != (size[1], size[0]):
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].contiguous()

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rtl_continual.store._images import read_images
     from rtl_continual.store._manifest import FORMAT_VERSION, Manifest
     from rtl_continual.store._open import load_bank, save_bank
     from rtl_continual.store._replay import Change, Replay, replay
@@ -20,6 +21,7 @@ __all__ = [
     "Replay",
     "VerifyReport",
     "load_bank",
+    "read_images",
     "replay",
     "save_bank",
 ]
@@ -33,6 +35,7 @@ _EXPORTS = {
     "Replay": "_replay",
     "VerifyReport": "_verify",
     "load_bank": "_open",
+    "read_images": "_images",
     "replay": "_replay",
     "save_bank": "_open",
 }
