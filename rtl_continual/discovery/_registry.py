@@ -96,7 +96,7 @@ def build_clusterer(config: BaseModel) -> Clusterer:
         >>> build_clusterer(clusterer_config_class("kmeans")(clusters=3)).config.clusters
         3
     """
-    return _matching(_CLUSTERERS, config)(config)  # type: ignore[no-any-return]
+    return _matching(_CLUSTERERS, config)(config)
 
 
 def build_detector(config: BaseModel) -> ShiftDetector:
@@ -105,12 +105,12 @@ def build_detector(config: BaseModel) -> ShiftDetector:
     Raises:
         RTLError: if no detector has such a config, or if it needs a package that is missing.
     """
-    return _matching(_DETECTORS, config)(config)  # type: ignore[no-any-return]
+    return _matching(_DETECTORS, config)(config)
 
 
 def _matching(registry: Registry[Any], config: BaseModel) -> Any:
     name = getattr(config, "name", None)
-    if name in registry and type(config) is registry[name].config_class:
+    if isinstance(name, str) and name in registry and type(config) is registry[name].config_class:
         return registry[name]
     known = [entry.config_class.__name__ for entry in registry.values()]
     raise RTLError(unknown_name(f"{registry.kind} config", type(config).__name__, known))
