@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from rtl_continual.backbones import BackboneConfig, backbone_config_class, backbone_names
+from rtl_continual.discovery import DiscoveryConfig
 from rtl_continual.errors import ConfigError, PluginError, RTLError, unknown_name
 from rtl_continual.plugins import load_plugins
 from rtl_continual.routing import router_config_class, router_names
@@ -63,8 +64,13 @@ class ScenarioHead(BaseModel):
     evaluate_on: Literal["test", "validation"] = Field(
         "test", description="validation is for choosing options: the test sets stay unseen"
     )
-    growth: Literal["per_experience"] = Field(
-        "per_experience", description="when a ticket is added: one for each experience"
+    growth: Literal["per_experience", "discover"] = Field(
+        "per_experience",
+        description="when a ticket is added: one for each experience, or one for each cluster "
+        "that discovery finds (method rtl alone)",
+    )
+    discovery: DiscoveryConfig = Field(
+        default_factory=DiscoveryConfig, description="how clusters are found (growth: discover)"
     )
     plugins: tuple[str, ...] = Field(
         (),

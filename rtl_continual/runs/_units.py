@@ -136,6 +136,7 @@ class Workshop:
                 "tickets": scenario.tickets,
                 "router": scenario.router,
                 "growth": scenario.growth,
+                "discovery": scenario.discovery,
             },
             emit=emit,
             advance=advance,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from rtl_continual.backbones import backbone_flops
+from rtl_continual.errors import DataError
 from rtl_continual.routing import Router
 from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
+from rtl_continual.runs.methods._growth import Growth
 from rtl_continual.runs.methods._tickets import (
     answer,
     domain_counts,
@@ -18,7 +21,7 @@ from rtl_continual.runs.methods._tickets import (
 )
 from rtl_continual.streams import ImageSet
 from rtl_continual.tasks import balanced_accuracy, confusion_matrix
-from rtl_continual.tickets import TicketInfo, similarity_scores
+from rtl_continual.tickets import Ticket, TicketInfo, similarity_scores
 from rtl_continual.training import commit_ticket, learn_ticket
 
 __all__ = ["RTLMethod"]
@@ -35,17 +38,49 @@ class RTLMethod(Method[MethodConfig]):
         self.bank = empty_bank(context)
         self.options = ticket_options(context, self.epochs, self.batch_size)
         self._evaluation: dict[str, Any] = {}
+        self._growth: Growth | None = None
+        if context.sections.get("growth") == "discover":
+            self._growth = Growth(self.bank, context.sections["discovery"])
 
     def learn(self, index: int) -> None:
-        experience = self.context.stream.experiences[index]
+        train = self.context.stream.experiences[index].train
+        if self._growth is None:
+            self._add_ticket(train, self.ticket_info(index))
+            return
+        found = self._growth.look(train)
+        self.context.emit(
+            "discovery",
+            experience=index,
+            new=len(found.new),
+            unassigned=found.outliers,
+            beyond_cap=found.capped,
+        )
+        for number in found.new:
+            rows = found.members(number)
+            part = train.subset(rows)
+            info = replace(
+                self.ticket_info(index),
+                name=f"cluster {number}",
+                cluster=f"cluster {number}",
+                domain_counts=domain_counts(part, self.context.stream.domains),
+            )
+            self._growth.commit(self._add_ticket(part, info), rows)
+        if not len(self.bank):
+            raise DataError(
+                f"experience {index} has {len(train)} samples and no cluster of at least "
+                f"{self._growth.config.min_support}; lower discovery.min_support"
+            )
+
+    def _add_ticket(self, data: ImageSet, info: TicketInfo) -> Ticket:
+        number = len(self.bank) + 1
         ticket, learner = learn_ticket(
             self.bank,
-            experience.train,
+            data,
             self.options,
-            info=self.ticket_info(index),
+            info=info,
             seed=self.context.seed,
             on_epoch=lambda e: self.context.advance(
-                f"ticket {index + 1}, epoch {e['epoch'] + 1} of {self.epochs}, loss {e['loss']:.3f}"
+                f"ticket {number}, epoch {e['epoch'] + 1} of {self.epochs}, loss {e['loss']:.3f}"
             ),
         )
         commit_ticket(self.bank, ticket, learner)
@@ -57,6 +92,7 @@ class RTLMethod(Method[MethodConfig]):
             sparsity=ticket.mask.sparsity,
             samples=ticket.info.samples,
         )
+        return ticket
 
     def ticket_info(self, index: int) -> TicketInfo:
         """What is known about the ticket of an experience before it is learned."""
@@ -139,11 +175,15 @@ class RTLMethod(Method[MethodConfig]):
             ],
             "similarity": self.bank.similarity().tolist(),
             "similarity_beyond_chance": self.bank.similarity(corrected=True).tolist(),
-            "discovery": {
-                "clusters_found": len(self.bank),
-                "adjusted_rand_index": None,
-                "false_alarms": None,
-            },
+            "discovery": (
+                self._growth.facts()
+                if self._growth is not None
+                else {
+                    "clusters_found": len(self.bank),
+                    "adjusted_rand_index": None,
+                    "false_alarms": None,
+                }
+            ),
         }
 
     def save(self, folder: str) -> None:
