@@ -22,7 +22,7 @@ from rtl_continual import __version__
 from rtl_continual.errors import RTLError
 from rtl_continual.plugins_cli import PluginFiles, StrictPlugins, plugins_app
 from rtl_continual.runs import ignore_known_warnings
-from rtl_continual.store._commands import bank_app
+from rtl_continual.store import bank_app
 
 __all__ = ["app", "main"]
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rtl_continual.store._commands import bank_app
     from rtl_continual.store._images import read_images
     from rtl_continual.store._manifest import FORMAT_VERSION, Manifest
     from rtl_continual.store._open import load_bank, save_bank
@@ -20,6 +21,7 @@ __all__ = [
     "Manifest",
     "Replay",
     "VerifyReport",
+    "bank_app",
     "load_bank",
     "read_images",
     "replay",
@@ -34,6 +36,7 @@ _EXPORTS = {
     "Manifest": "_manifest",
     "Replay": "_replay",
     "VerifyReport": "_verify",
+    "bank_app": "_commands",
     "load_bank": "_open",
     "read_images": "_images",
     "replay": "_replay",

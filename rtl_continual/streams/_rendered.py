@@ -29,10 +29,17 @@ class RenderedImages(Protocol):
     what tests may use, and ``order`` says which of the others come first when there is a limit.
     """
 
-    images: np.ndarray
-    targets: np.ndarray
-    held_out: np.ndarray
-    order: np.ndarray
+    @property
+    def images(self) -> np.ndarray: ...
+
+    @property
+    def targets(self) -> np.ndarray: ...
+
+    @property
+    def held_out(self) -> np.ndarray: ...
+
+    @property
+    def order(self) -> np.ndarray: ...
 
 
 class RenderedConfig(BaseModel):

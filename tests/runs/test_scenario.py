@@ -147,7 +147,10 @@ threads: 0
         (GOOD + "seeds: []\n", "5:1: seeds: must have at least 1 items, got []"),
         (GOOD + "seeds: [1, 1]\n", "5:1: seeds: each seed once, got [1] again"),
         (GOOD + "seeds: 3\n", "5:1: seeds: must be a list, got 3"),
-        (GOOD + "growth: always\n", '5:1: growth: must be per_experience or discover, got "always"'),
+        (
+            GOOD + "growth: always\n",
+            '5:1: growth: must be per_experience or discover, got "always"',
+        ),
         (GOOD + "backbone: {taps: stem}\n", '5:12: backbone.taps: must be a list, got "stem"'),
         (
             GOOD + "sweep: {key: seeds, values: [1], methods: [fake]}\n",
