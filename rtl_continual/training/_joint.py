@@ -7,6 +7,7 @@ weights move, so a bank made this way has a backbone of its own and the masks on
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -194,7 +195,8 @@ def _assemble(
     backbone = bank.backbone.with_body_weights(
         bank.layout.unflatten(weights), source="joint retraining"
     )
-    result = TicketBank(backbone, bank.task, bank.router)
+    # The given bank keeps its own router, which knows none of these tickets.
+    result = TicketBank(backbone, bank.task, copy.deepcopy(bank.router))
     mixtures = []
     for info, member in zip(infos, members, strict=True):
         mixture = FeatureMixture.fit(

@@ -40,9 +40,10 @@ def joint(bank: TicketBank, make_data: MakeData) -> TicketBank:
     return learn(bank, make_data)
 
 
-def test_a_ticket_for_each_group(joint: TicketBank, make_data: MakeData) -> None:
+def test_a_ticket_for_each_group(joint: TicketBank, bank: TicketBank, make_data: MakeData) -> None:
     assert joint.names == ("group-0", "group-1")
     assert joint.router.num_tickets == 2
+    assert bank.router.num_tickets == 0  # the given bank's router is left alone
     for ticket, size in zip(joint, SIZES, strict=True):
         assert ticket.mask.kept == round(0.2 * joint.layout.total)
         assert min(ticket.mask.counts.values()) >= 1
