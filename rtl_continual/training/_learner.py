@@ -86,6 +86,7 @@ class TicketLearner:
             0.0 if parent is None else max(0.0, config.sparsity - config.start_gap)
         )
         self.target = config.sparsity
+        self._last_binarise = total_steps - round(config.settle * total_steps)
         self.schedule = build_schedule(config.schedule)
         self.scores.binarise(self.start_sparsity)
 
@@ -163,8 +164,11 @@ class TicketLearner:
         self._decay = decay
         self.optimizer.step()
         self.steps_done += 1
-        if self.steps_done % self.config.binarise_every == 0 or self.steps_done == self.total_steps:
-            self.scores.binarise(self.sparsity)
+        if self.steps_done == self._last_binarise:
+            self.scores.binarise(self.target)
+        elif self.steps_done < self._last_binarise:
+            if self.steps_done % self.config.binarise_every == 0:
+                self.scores.binarise(self.sparsity)
 
     def step(
         self, activation: torch.Tensor, targets: torch.Tensor, features: torch.Tensor | None = None
@@ -201,7 +205,7 @@ class TicketLearner:
         Raises:
             DataError: if training has made a value that is not finite.
         """
-        if self.steps_done < self.total_steps:
+        if self.steps_done < self._last_binarise:
             self.scores.binarise(self.target)
         tensors = {"scores": self.scores.scores, **self.norm, **self.head.state_dict()}
         for name, tensor in tensors.items():
