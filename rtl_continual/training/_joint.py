@@ -20,6 +20,7 @@ from rtl_continual.errors import DataError
 from rtl_continual.routing import FeatureMixture
 from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import Mask, Ticket, TicketBank, TicketInfo, top_scores
+from rtl_continual.training._augment import random_shift
 from rtl_continual.training._learn import TrunkCache, epoch_batches, steps_per_epoch
 from rtl_continual.training._learner import batch_norm_mode
 
@@ -41,6 +42,7 @@ class JointConfig(BaseModel):
         0.1, ge=0, lt=1, description="each layer keeps at least this share of the mean density"
     )
     mixture_components: int = Field(4, ge=1, description="Gaussians that summarise router features")
+    shift: int = Field(1, ge=0, description="training moves trunk activation maps so far; 0 is off")
     cache_bytes: int = Field(2 * 2**30, ge=0, description="trunk activations kept in memory")
 
 
@@ -53,6 +55,8 @@ class _Group:
         self.device = bank.backbone.mean.device
         self.keep = torch.ones(bank.layout.total, dtype=torch.bool, device=self.device)
         self.seed = seed
+        self.shift = config.shift
+        self.generator = torch.Generator().manual_seed(seed)
         self.rewind()
 
     def rewind(self) -> None:
@@ -72,6 +76,8 @@ class _Group:
     def loss(self, weights: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Task loss of a batch with ``weights`` under this group's mask."""
         activation, _, targets = self.cache.batch(index)
+        if self.shift and activation.ndim == 4:
+            activation = random_shift(activation, self.shift, self.generator)
         values = {**self.bank.layout.unflatten(weights * self.keep), **self.norm}
         body = self.bank.backbone.body
         with batch_norm_mode(body):

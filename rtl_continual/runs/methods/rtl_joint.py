@@ -41,6 +41,7 @@ class RTLJointMethod(RTLMethod):
             lr=config.lr,
             layer_floor=tickets.layer_floor,
             mixture_components=tickets.mixture_components,
+            shift=tickets.shift,
             cache_bytes=tickets.cache_bytes,
         )
 
