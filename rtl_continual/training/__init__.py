@@ -1,6 +1,13 @@
 """Training: learns a ticket's mask, norm and head, and the router with it."""
 
 from rtl_continual.training._augment import random_shift
+from rtl_continual.training._collapse import CollapseMonitor, CollapseReport
+from rtl_continual.training._collapse_scores import (
+    COLLAPSE_SCORES,
+    CollapseScore,
+    ScoreValue,
+    TicketState,
+)
 from rtl_continual.training._config import TicketConfig
 from rtl_continual.training._joint import JointConfig, learn_joint
 from rtl_continual.training._learn import (
@@ -12,12 +19,44 @@ from rtl_continual.training._learn import (
     steps_per_epoch,
 )
 from rtl_continual.training._learner import TicketLearner
+from rtl_continual.training._relaxation import (
+    BUILT_IN_RELAXATION_POLICIES,
+    RELAXATION_POLICIES,
+    LayersPolicy,
+    LayersPolicyConfig,
+    RegrowPolicy,
+    RegrowPolicyConfig,
+    Relaxation,
+    RelaxationPolicy,
+    RelaxationSection,
+    StopPolicy,
+    StopPolicyConfig,
+    build_relaxation_policy,
+)
 
 __all__ = [
+    "BUILT_IN_RELAXATION_POLICIES",
+    "COLLAPSE_SCORES",
+    "RELAXATION_POLICIES",
+    "CollapseMonitor",
+    "CollapseReport",
+    "CollapseScore",
     "JointConfig",
+    "LayersPolicy",
+    "LayersPolicyConfig",
+    "RegrowPolicy",
+    "RegrowPolicyConfig",
+    "Relaxation",
+    "RelaxationPolicy",
+    "RelaxationSection",
+    "ScoreValue",
+    "StopPolicy",
+    "StopPolicyConfig",
     "TicketConfig",
     "TicketLearner",
+    "TicketState",
     "TrunkCache",
+    "build_relaxation_policy",
     "choose_parent",
     "commit_ticket",
     "epoch_batches",
