@@ -171,14 +171,20 @@ class Mask:
 
     def jaccard(self, other: Mask) -> float:
         """Overlap ``|a and b| / |a or b|`` over all maskable weights (arXiv 2601.22141)."""
+        self._check_layout(other)
         both, either = _overlap(self.bits, other.bits)
         return both / either if either else 1.0
 
     def layer_jaccard(self, other: Mask) -> dict[str, float]:
         """:meth:`jaccard` of each layer alone."""
+        self._check_layout(other)
         both = _layer_counts(self.layout, self.bits & other.bits)
         either = _layer_counts(self.layout, self.bits | other.bits)
         return {name: both[name] / either[name] if either[name] else 1.0 for name in both}
+
+    def _check_layout(self, other: Mask) -> None:
+        if self.layout is not other.layout and self.layout != other.layout:
+            raise BankError("masks over different bodies cannot be compared")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mask) and np.array_equal(self.bits, other.bits)
@@ -191,6 +197,8 @@ def union(masks: Sequence[Mask]) -> Mask:
     """The weights that at least one of ``masks`` keeps."""
     if not masks:
         raise BankError("the union of no masks is undefined")
+    for mask in masks[1:]:
+        masks[0]._check_layout(mask)
     bits = np.bitwise_or.reduce([mask.bits for mask in masks])
     return Mask(masks[0].layout, bits)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -116,6 +117,16 @@ def test_wrong_bits_are_refused(bits: np.ndarray, message: str) -> None:
 def test_no_masks_have_no_union() -> None:
     with pytest.raises(BankError, match="union of no masks"):
         union([])
+
+
+@pytest.mark.parametrize("compare", [Mask.jaccard, Mask.layer_jaccard, lambda a, b: union([a, b])])
+def test_masks_over_different_bodies_are_not_compared(
+    compare: Callable[[Mask, Mask], object],
+) -> None:
+    first, second = make_layout([(2, 8)]), make_layout([(4, 4)])
+    masks = [Mask.from_flat(layout, random_keep(layout, 0)) for layout in (first, second)]
+    with pytest.raises(BankError, match="different bodies"):
+        compare(*masks)
 
 
 class Mixed(nn.Module):

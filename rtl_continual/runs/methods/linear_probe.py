@@ -49,6 +49,7 @@ class LinearProbeMethod(Method[LinearProbeConfig]):
         self.backbone = context.make_backbone()
         self.router = build_router(context.sections["router"])
         self.heads: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.mixtures: list[FeatureMixture] = []
 
     def learn(self, index: int) -> None:
         data = self.context.stream.experiences[index].train
@@ -59,13 +60,11 @@ class LinearProbeMethod(Method[LinearProbeConfig]):
         self.context.advance("solving the head")
         classes = len(self.context.stream.classes)
         self.heads.append(_solve_head(features, targets, classes, self.config))
-        self.router.add(
-            FeatureMixture.fit(
-                statistics,
-                components=self.context.sections["tickets"].mixture_components,
-                seed=self.context.seed,
-            )
+        components = self.context.sections["tickets"].mixture_components
+        self.mixtures.append(
+            FeatureMixture.fit(statistics, components=components, seed=self.context.seed)
         )
+        self.router.add(self.mixtures[-1])
 
     def predict(self, images: ImageSet, *, domain: int | None = None) -> Answers:
         if not self.heads:
@@ -100,12 +99,13 @@ class LinearProbeMethod(Method[LinearProbeConfig]):
         gate = sum(t.numel() for t in self.router.state_dict().values())
         stored = backbone + len(self.heads) * head + gate
         separate = len(self.context.stream.domains) * (backbone + head)
+        mixtures = sum(t.nbytes for m in self.mixtures for t in m.tensors().values())
         return {
             "backbone": backbone,
             "effective_union": stored,
             "separate_models": separate,
             "ratio_vs_separate": separate / stored,
-            "bytes_on_disk": 4 * stored,
+            "bytes_on_disk": 4 * stored + mixtures,
             "trainable": head + gate,
         }
 
