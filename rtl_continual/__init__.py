@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rtl_continual.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from rtl_continual.errors import RTLError
@@ -15,21 +16,12 @@ __all__ = ["Prediction", "RTLError", "TicketBank", "__version__", "load_bank"]
 __version__ = "0.1.0"
 
 # Loaded on first use, so that `import rtl_continual` and `rtl --help` do not wait for torch.
-_EXPORTS = {
-    "Prediction": "rtl_continual.tickets",
-    "RTLError": "rtl_continual.errors",
-    "TicketBank": "rtl_continual.tickets",
-    "load_bank": "rtl_continual.store",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_EXPORTS[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Prediction": "tickets",
+        "RTLError": "errors",
+        "TicketBank": "tickets",
+        "load_bank": "store",
+    },
+)

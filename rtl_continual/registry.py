@@ -18,7 +18,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from rtl_continual.errors import PluginError, RTLError, unknown_name
 
-__all__ = ["NamedSection", "Origin", "Registry", "config_problem"]
+__all__ = ["ClassRegistry", "NamedSection", "Origin", "Registry", "config_problem"]
 
 T = TypeVar("T")
 
@@ -118,6 +118,60 @@ class Registry(Mapping[str, T], Generic[T]):
         """Which plugin registered ``name``; ``None`` if none did."""
         entry = self._entries().get(name)
         return None if entry is None else entry[1]
+
+
+class ClassRegistry(Registry[type[T]], Generic[T]):
+    """Classes of one kind, each built from its own options alone: ``Class(config)``.
+
+    Such a class has the attributes ``name``, as it is registered, and ``config_class``.
+
+    Args:
+        kind: a noun for messages, such as ``router``; ``register_routers`` is then the hook.
+        base: what every class of this kind is derived from.
+    """
+
+    def __init__(self, kind: str, base: type[Any]) -> None:
+        super().__init__(kind, self._problem)
+        self._base = base
+
+    def _problem(self, name: str, value: Any) -> str | None:
+        if not (isinstance(value, type) and issubclass(value, self._base)):
+            return f"must be a subclass of {_public_name(self._base)}, got {value!r}"
+        missing = sorted(getattr(value, "__abstractmethods__", ()))
+        if missing:
+            return f"{value.__name__} lacks {', '.join(missing)}"
+        if getattr(value, "name", None) != name:
+            return f"{value.__name__}.name must be '{name}', got {getattr(value, 'name', None)!r}"
+        return config_problem(name, getattr(value, "config_class", None))
+
+    def config_class(self, name: str) -> type[BaseModel]:
+        """The options of what is called ``name``.
+
+        Raises:
+            RTLError: if there is no such name; the message has the nearest one.
+        """
+        found: Any = self.find(name)
+        config_class: type[BaseModel] = found.config_class
+        return config_class
+
+    def build(self, config: BaseModel) -> T:
+        """Build what ``config`` is the options of.
+
+        Raises:
+            RTLError: if nothing has such a config.
+        """
+        name = getattr(config, "name", "")
+        if name in self and type(config) is self.config_class(name):
+            build: Any = self[name]
+            return build(config)
+        known = [self.config_class(name).__name__ for name in self]
+        raise RTLError(unknown_name(f"{self.kind} config", type(config).__name__, known))
+
+
+def _public_name(value: type[Any]) -> str:
+    """Where a class is imported from: without the private modules in its path."""
+    path = [part for part in value.__module__.split(".") if not part.startswith("_")]
+    return ".".join([*path, value.__qualname__])
 
 
 def config_problem(name: str, config_class: Any) -> str | None:

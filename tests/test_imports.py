@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "avalanche": BELOW_TRAINING | {"training", "discovery", "store", "plugins", "runs"},
 }
 TOP = {"__init__", "__main__", "cli", "plugins_cli"}
-EVERYWHERE = {"errors", "registry"}
+EVERYWHERE = {"errors", "lazy", "registry"}
 
 
 def modules() -> list[Path]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel
 
-from rtl_continual.errors import RTLError, unknown_name
-from rtl_continual.registry import Origin, Registry, config_problem
+from rtl_continual.registry import ClassRegistry, Origin
 from rtl_continual.routing._router import Router
 from rtl_continual.routing.flat import FlatRouter
 
@@ -23,18 +20,7 @@ BUILT_IN_ROUTERS: dict[str, type[Router]] = {"flat": FlatRouter}
 """What the built-in plugin registers."""
 
 
-def _check(name: str, value: Any) -> str | None:
-    if not (isinstance(value, type) and issubclass(value, Router)):
-        return f"must be a subclass of rtl_continual.routing.Router, got {value!r}"
-    missing = sorted(value.__abstractmethods__)
-    if missing:
-        return f"{value.__name__} lacks {', '.join(missing)}"
-    if getattr(value, "name", None) != name:
-        return f"{value.__name__}.name must be '{name}', got {getattr(value, 'name', None)!r}"
-    return config_problem(name, getattr(value, "config_class", None))
-
-
-_ROUTERS: Registry[type[Router]] = Registry("router", _check)
+_ROUTERS: ClassRegistry[Router] = ClassRegistry("router", Router)
 
 
 def router_names() -> tuple[str, ...]:
@@ -48,7 +34,7 @@ def router_config_class(name: str) -> type[BaseModel]:
     Raises:
         RTLError: if there is no such router.
     """
-    return _ROUTERS.find(name).config_class
+    return _ROUTERS.config_class(name)
 
 
 def router_origin(name: str) -> Origin | None:
@@ -62,9 +48,4 @@ def build_router(config: BaseModel) -> Router:
     Raises:
         RTLError: if no router has such a config.
     """
-    name = getattr(config, "name", "")
-    if name in _ROUTERS and type(config) is _ROUTERS[name].config_class:
-        router_class: Any = _ROUTERS[name]
-        return router_class(config)
-    known = [router_class.config_class.__name__ for router_class in _ROUTERS.values()]
-    raise RTLError(unknown_name("router config", type(config).__name__, known))
+    return _ROUTERS.build(config)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rtl_continual.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from rtl_continual.runs._environment import ignore_known_warnings
@@ -51,39 +52,30 @@ __all__ = [
 ]
 
 # Loaded on first use: rendering a report and `rtl --help` need no torch.
-_EXPORTS = {
-    "SCHEMA_VERSION": "_results",
-    "Answers": "_method",
-    "DenseConfig": "methods._dense",
-    "DenseModel": "methods._dense",
-    "Method": "_method",
-    "MethodConfig": "_method",
-    "ReportSection": "_sections",
-    "RunContext": "_method",
-    "RunProgress": "_progress",
-    "Scenario": "_scenario",
-    "count_floats": "methods._dense",
-    "dense_optimizer": "methods._dense",
-    "ignore_known_warnings": "_environment",
-    "load_scenario": "_scenario",
-    "load_stream_config": "_scenario",
-    "make_progress": "_progress",
-    "predict_labels": "methods._dense",
-    "read_events": "_files",
-    "results_table": "_summary",
-    "run_scenario": "_runner",
-    "scenario_schema": "_schema",
-    "write_report": "_report",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "SCHEMA_VERSION": "_results",
+        "Answers": "_method",
+        "DenseConfig": "methods._dense",
+        "DenseModel": "methods._dense",
+        "Method": "_method",
+        "MethodConfig": "_method",
+        "ReportSection": "_sections",
+        "RunContext": "_method",
+        "RunProgress": "_progress",
+        "Scenario": "_scenario",
+        "count_floats": "methods._dense",
+        "dense_optimizer": "methods._dense",
+        "ignore_known_warnings": "_environment",
+        "load_scenario": "_scenario",
+        "load_stream_config": "_scenario",
+        "make_progress": "_progress",
+        "predict_labels": "methods._dense",
+        "read_events": "_files",
+        "results_table": "_summary",
+        "run_scenario": "_runner",
+        "scenario_schema": "_schema",
+        "write_report": "_report",
+    },
+)

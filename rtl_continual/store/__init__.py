@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rtl_continual.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from rtl_continual.store._commands import bank_app
@@ -29,28 +30,19 @@ __all__ = [
 ]
 
 # Loaded on first use: the commands of this room are listed by `rtl --help`, without torch.
-_EXPORTS = {
-    "FORMAT_VERSION": "_manifest",
-    "BankStore": "_store",
-    "Change": "_replay",
-    "Manifest": "_manifest",
-    "Replay": "_replay",
-    "VerifyReport": "_verify",
-    "bank_app": "_commands",
-    "load_bank": "_open",
-    "read_images": "_images",
-    "replay": "_replay",
-    "save_bank": "_open",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "FORMAT_VERSION": "_manifest",
+        "BankStore": "_store",
+        "Change": "_replay",
+        "Manifest": "_manifest",
+        "Replay": "_replay",
+        "VerifyReport": "_verify",
+        "bank_app": "_commands",
+        "load_bank": "_open",
+        "read_images": "_images",
+        "replay": "_replay",
+        "save_bank": "_open",
+    },
+)

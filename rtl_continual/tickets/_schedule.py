@@ -7,8 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from rtl_continual.errors import RTLError, unknown_name
-from rtl_continual.registry import NamedSection, Registry, config_problem
+from rtl_continual.registry import ClassRegistry, NamedSection
 
 __all__ = [
     "BUILT_IN_SCHEDULES",
@@ -103,15 +102,7 @@ BUILT_IN_SCHEDULES: dict[str, type[SparsitySchedule]] = {"cubic": CubicSchedule}
 """What the built-in plugin registers."""
 
 
-def _check(name: str, value: Any) -> str | None:
-    if not (isinstance(value, type) and issubclass(value, SparsitySchedule)):
-        return f"must be a subclass of rtl_continual.tickets.SparsitySchedule, got {value!r}"
-    if getattr(value, "name", None) != name:
-        return f"{value.__name__}.name must be '{name}', got {getattr(value, 'name', None)!r}"
-    return config_problem(name, getattr(value, "config_class", None))
-
-
-_SCHEDULES: Registry[type[SparsitySchedule]] = Registry("sparsity schedule", _check)
+_SCHEDULES: ClassRegistry[SparsitySchedule] = ClassRegistry("sparsity schedule", SparsitySchedule)
 
 ScheduleSection = Annotated[BaseModel, NamedSection(_SCHEDULES)]
 """The type of a field that holds a schedule's options."""
@@ -128,7 +119,7 @@ def schedule_config_class(name: str) -> type[BaseModel]:
     Raises:
         RTLError: if there is no such schedule.
     """
-    return _SCHEDULES.find(name).config_class
+    return _SCHEDULES.config_class(name)
 
 
 def build_schedule(config: BaseModel) -> SparsitySchedule:
@@ -137,9 +128,4 @@ def build_schedule(config: BaseModel) -> SparsitySchedule:
     Raises:
         RTLError: if no schedule has such a config.
     """
-    name = getattr(config, "name", "")
-    if name in _SCHEDULES and type(config) is _SCHEDULES[name].config_class:
-        schedule_class: Any = _SCHEDULES[name]
-        return schedule_class(config)
-    known = [schedule.config_class.__name__ for schedule in _SCHEDULES.values()]
-    raise RTLError(unknown_name("sparsity schedule config", type(config).__name__, known))
+    return _SCHEDULES.build(config)
