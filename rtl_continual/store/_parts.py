@@ -14,7 +14,7 @@ from rtl_continual.backbones import (
     backbone_names,
     build_backbone,
 )
-from rtl_continual.errors import BankError, RTLError, unknown_name
+from rtl_continual.errors import BankError, DataError, RTLError, unknown_name
 from rtl_continual.routing import (
     Router,
     build_router,
@@ -119,7 +119,11 @@ def decode_backbone(data: bytes, config: Mapping[str, Any], source: str) -> Back
 
 def task_config(task: Any) -> tuple[str, dict[str, Any]]:
     """Name and options of a task."""
-    return str(task.name), {"num_outputs": int(task.num_outputs)}
+    config: dict[str, Any] = {"num_outputs": int(task.num_outputs)}
+    classes = getattr(task, "classes", None)
+    if classes is not None:
+        config["classes"] = list(classes)
+    return str(task.name), config
 
 
 def build_task(name: str, config: Mapping[str, Any]) -> Classification:
@@ -132,7 +136,7 @@ def build_task(name: str, config: Mapping[str, Any]) -> Classification:
         raise BankError(unknown_name("task", name, _TASKS))
     try:
         return _TASKS[name](**config)
-    except TypeError as error:
+    except (DataError, TypeError) as error:
         raise BankError(f"the bank's task '{name}' has options unknown here: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -18,12 +19,30 @@ class Classification:
 
     Args:
         num_outputs: number of classes.
+        classes: their names in the order of the labels, where known.
+
+    Raises:
+        DataError: if the names are not as many as the classes, or not all different.
+
+    Example:
+        >>> Classification(2, ["cat", "dog"]).classes
+        ('cat', 'dog')
     """
 
     name: ClassVar[str] = "classification"
 
-    def __init__(self, num_outputs: int) -> None:
+    def __init__(self, num_outputs: int, classes: Sequence[str] | None = None) -> None:
         self.num_outputs = num_outputs
+        self.classes = None if classes is None else tuple(classes)
+        names = self.classes or ()
+        if self.classes is not None and (
+            len(names) != num_outputs
+            or len(set(names)) != num_outputs
+            or not all(isinstance(name, str) and name for name in names)
+        ):
+            raise DataError(
+                f"a task of {num_outputs} classes needs as many different names, got {list(names)}"
+            )
 
     def build_head(self, feature_dim: int) -> nn.Module:
         """A fresh head over features ``[batch, feature_dim]``."""

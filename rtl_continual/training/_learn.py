@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -158,13 +159,16 @@ def learn_ticket(
 
 
 def commit_ticket(bank: TicketBank, ticket: Ticket, learner: TicketLearner | None = None) -> None:
-    """Append a ticket and teach it to the router."""
+    """Append a ticket and teach it to the router: both, or neither if one of them fails.
+
+    The router learns as a copy, which then takes its place in the bank.
+    """
+    router = copy.deepcopy(bank.router)
+    if router is not None:
+        mixture = FeatureMixture(ticket.statistics)
+        if isinstance(router, FlatRouter) and learner is not None and learner.gate is not None:
+            router.add_trained(mixture, learner.gate)
+        else:
+            router.add(mixture)
     bank.append(ticket)
-    router = bank.router
-    if router is None:
-        return
-    mixture = FeatureMixture(ticket.statistics)
-    if isinstance(router, FlatRouter) and learner is not None and learner.gate is not None:
-        router.add_trained(mixture, learner.gate)
-    else:
-        router.add(mixture)
+    bank.router = router

@@ -32,3 +32,14 @@ def test_labels_out_of_range_are_named(label: int) -> None:
     task.check_targets(torch.zeros(0, dtype=torch.int64))
     with pytest.raises(DataError, match=f"labels must be 0 to 2, got {label} for sample 1"):
         task.check_targets(torch.tensor([0, label, 2]))
+
+
+def test_classes_may_have_names() -> None:
+    assert Classification(2).classes is None
+    assert Classification(2, ["cat", "dog"]).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("names", [["cat"], ["cat", "cat"], ["cat", ""], ["cat", 3]])
+def test_names_must_be_as_many_and_different(names: list[str]) -> None:
+    with pytest.raises(DataError, match="a task of 2 classes needs as many different names"):
+        Classification(2, names)

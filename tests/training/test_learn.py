@@ -201,6 +201,31 @@ def test_tickets_and_router_grow_together(bank: TicketBank, make_data: MakeData)
         assert (ids == domain).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("with_learner", [True, False])
+def test_a_router_that_fails_leaves_the_bank_as_it_was(
+    bank: TicketBank, make_data: MakeData, monkeypatch: pytest.MonkeyPatch, with_learner: bool
+) -> None:
+    grow(bank, make_data(0))
+    router = bank.router
+    assert isinstance(router, FlatRouter)
+    before = {name: t.clone() for name, t in router.state_dict().items()}
+    ticket, learner = learn(bank, make_data(1))
+
+    def fail(self: FlatRouter, start: object) -> None:
+        self.bias = torch.zeros(99)
+        raise RuntimeError("no memory left")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no memory left"):
+        patch.setattr(FlatRouter, "_solve", fail)
+        commit_ticket(bank, ticket, learner if with_learner else None)
+    assert (len(bank), bank.router) == (1, router)
+    assert {n: t.tolist() for n, t in router.state_dict().items()} == {
+        n: t.tolist() for n, t in before.items()
+    }
+    commit_ticket(bank, ticket, learner)
+    assert (len(bank), bank.router.num_tickets) == (2, 2)
+
+
 def test_a_bank_without_router_only_keeps_the_ticket(bank: TicketBank, make_data: MakeData) -> None:
     bank.router = None
     grow(bank, make_data(0, 32), epochs=1)

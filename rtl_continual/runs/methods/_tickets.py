@@ -21,7 +21,8 @@ def empty_bank(context: RunContext) -> TicketBank:
 
     Plugins may choose another router.
     """
-    bank = TicketBank(context.make_backbone(), Classification(len(context.stream.classes)))
+    classes = context.stream.classes
+    bank = TicketBank(context.make_backbone(), Classification(len(classes), classes))
     config = context.sections["router"]
     bank.router = get_manager().hook.choose_router(bank=bank, config=config)
     return bank
@@ -35,6 +36,9 @@ def ticket_options(context: RunContext, epochs: int, batch_size: int) -> TicketC
 
 def answer(bank: TicketBank, images: ImageSet, *, ticket_id: int | None = None) -> Answers:
     """Predict a whole set, a few hundred images at a time; ``ticket_id`` overrides the router."""
+    if not len(images):
+        none = np.zeros(0, dtype=np.int64)
+        return Answers(labels=none, ticket_ids=none, confidence=np.zeros(0, dtype=np.float32))
     parts = []
     for start in range(0, len(images), 256):
         batch, _ = images.batch(range(start, min(start + 256, len(images))))
