@@ -60,7 +60,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __init__(self, kind: str, check: Callable[[str, Any], str | None]) -> None:
         self.kind = kind
-        self.hook = f"register_{kind.replace(' ', '_')}s"
+        stem = kind.replace(" ", "_")
+        self.hook = f"register_{stem[:-1]}ies" if stem.endswith("y") else f"register_{stem}s"
         self._check = check
         self._checked: dict[str, tuple[Any, T]] = {}
 

@@ -18,6 +18,7 @@ __all__ = [
     "register_backbones",
     "register_clusterers",
     "register_methods",
+    "register_relaxation_policies",
     "register_routers",
     "register_shift_detectors",
     "register_sparsity_schedules",
@@ -73,6 +74,14 @@ def register_sparsity_schedules() -> Mapping[str, Any]:
     from rtl_continual.tickets import BUILT_IN_SCHEDULES
 
     return BUILT_IN_SCHEDULES
+
+
+@hookimpl
+def register_relaxation_policies() -> Mapping[str, Any]:
+    """The relaxation policies of ``rtl_continual.training``."""
+    from rtl_continual.training import BUILT_IN_RELAXATION_POLICIES
+
+    return BUILT_IN_RELAXATION_POLICIES
 
 
 @hookimpl

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rtl_continual.routing import Router
     from rtl_continual.streams import StreamSource
     from rtl_continual.tickets import SparsitySchedule, TicketBank
+    from rtl_continual.training import RelaxationPolicy
 
 __all__ = ["API_VERSION", "GROUP", "hookimpl"]
 
@@ -83,6 +84,18 @@ def register_sparsity_schedules() -> Mapping[  # type: ignore[empty-body]
     Returns:
         Subclasses of :class:`rtl_continual.tickets.SparsitySchedule`; each one's ``config_class``
         is its section, and it is built as ``ScheduleClass(config)``.
+    """
+
+
+@hookspec
+def register_relaxation_policies() -> Mapping[  # type: ignore[empty-body]
+    str, type[RelaxationPolicy] | str
+]:
+    """What to do about a collapse, by the name in ``tickets.collapse.policy``.
+
+    Returns:
+        Subclasses of :class:`rtl_continual.training.RelaxationPolicy`; each one's
+        ``config_class`` is its section, and it is built as ``PolicyClass(config)``.
     """
 
 

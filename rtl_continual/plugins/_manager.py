@@ -207,7 +207,8 @@ class Manager:
     def _collect(self, plugin: Plugin, hook: str, found: dict[str, tuple[Any, Origin]]) -> None:
         if hook not in plugin.registrations:
             plugin.registrations[hook] = self._ask(plugin, hook)
-        kind = hook.removeprefix("register_").removesuffix("s").replace("_", " ")
+        stem = hook.removeprefix("register_").replace("_", " ")
+        kind = f"{stem[:-3]}y" if stem.endswith("ies") else stem.removesuffix("s")
         for name, value in plugin.registrations[hook].items():
             if name in found:
                 other, origin = found[name]

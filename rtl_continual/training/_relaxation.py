@@ -9,8 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rtl_continual.errors import RTLError, unknown_name
-from rtl_continual.registry import NamedSection, Registry, config_problem
+from rtl_continual.registry import ClassRegistry, NamedSection
 from rtl_continual.training._collapse import CollapseReport
 
 __all__ = [
@@ -161,15 +160,9 @@ BUILT_IN_RELAXATION_POLICIES: dict[str, type[RelaxationPolicy]] = {
 """What the built-in plugin registers."""
 
 
-def _check(name: str, value: Any) -> str | None:
-    if not (isinstance(value, type) and issubclass(value, RelaxationPolicy)):
-        return f"must be a subclass of rtl_continual.training.RelaxationPolicy, got {value!r}"
-    if getattr(value, "name", None) != name:
-        return f"{value.__name__}.name must be '{name}', got {getattr(value, 'name', None)!r}"
-    return config_problem(name, getattr(value, "config_class", None))
-
-
-RELAXATION_POLICIES: Registry[type[RelaxationPolicy]] = Registry("relaxation policy", _check)
+RELAXATION_POLICIES: ClassRegistry[RelaxationPolicy] = ClassRegistry(
+    "relaxation policy", RelaxationPolicy
+)
 """What plugins have registered, the built-in one included."""
 
 RelaxationSection = Annotated[BaseModel, NamedSection(RELAXATION_POLICIES)]
@@ -182,9 +175,4 @@ def build_relaxation_policy(config: BaseModel) -> RelaxationPolicy:
     Raises:
         RTLError: if no policy has such a config.
     """
-    name = getattr(config, "name", "")
-    if name in RELAXATION_POLICIES and type(config) is RELAXATION_POLICIES[name].config_class:
-        policy_class: Any = RELAXATION_POLICIES[name]
-        return policy_class(config)
-    known = [policy.config_class.__name__ for policy in RELAXATION_POLICIES.values()]
-    raise RTLError(unknown_name("relaxation policy config", type(config).__name__, known))
+    return RELAXATION_POLICIES.build(config)

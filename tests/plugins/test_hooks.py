@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from rtl_continual.backbones import Backbone, BackboneConfig, BackboneSource, InputSpec
@@ -40,6 +40,12 @@ from rtl_continual.runs import (
 )
 from rtl_continual.streams import ArraySet, Experience, Stream, StreamSource
 from rtl_continual.tickets import SparsitySchedule
+from rtl_continual.training import (
+    CollapseReport,
+    Relaxation,
+    RelaxationPolicy,
+    build_relaxation_policy,
+)
 
 from .conftest import MeanConfig, MeanRouter, values_of
 
@@ -104,6 +110,23 @@ class Step(SparsitySchedule):
 
     def sparsity(self, step: int, total_steps: int, **way: float) -> float:
         return way["start"] if step < self.config.at * total_steps else way["target"]
+
+
+class HalfConfig(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["half"] = "half"
+
+
+class Half(RelaxationPolicy):
+    name = "half"
+    config_class = HalfConfig
+
+    def __init__(self, config: HalfConfig) -> None:
+        self.config = config
+
+    def relax(self, report: CollapseReport) -> Relaxation:
+        return Relaxation(target=report.target / 2)
 
 
 class NeverConfig(MeanConfig):
@@ -194,6 +217,10 @@ class Everything:
     @hookimpl
     def register_sparsity_schedules(self) -> dict[str, Any]:
         return {"step": Step}
+
+    @hookimpl
+    def register_relaxation_policies(self) -> dict[str, Any]:
+        return {"half": Half}
 
     @hookimpl
     def register_shift_detectors(self) -> dict[str, Any]:
@@ -299,6 +326,12 @@ def test_hook_register_sparsity_schedules(done: Done) -> None:
     assert sparsity == pytest.approx([0.5, 0.5], abs=0.01)
     schedule = done.schema["properties"]["tickets"]["properties"]["schedule"]
     assert {part["properties"]["name"]["const"] for part in schedule["oneOf"]} == {"cubic", "step"}
+
+
+def test_hook_register_relaxation_policies(manager: Manager) -> None:
+    manager.register(Everything(), "everything")
+    report = CollapseReport.example(target=0.9)
+    assert build_relaxation_policy(HalfConfig()).relax(report) == Relaxation(target=0.45)
 
 
 def test_hook_register_shift_detectors(manager: Manager) -> None:
