@@ -22,6 +22,7 @@ from rtl_continual.tickets._similarity import (
     similarity_matrix,
     similarity_scores,
 )
+from rtl_continual.tickets._skeleton import Skeleton
 from rtl_continual.tickets._ticket import Ticket, TicketInfo
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "MaskScores",
     "Prediction",
     "ScheduleSection",
+    "Skeleton",
     "SparsitySchedule",
     "Ticket",
     "TicketBank",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,13 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from rtl_continual.backbones import Backbone
 from rtl_continual.errors import BankError, DataError
 from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._similarity import similarity_matrix
+from rtl_continual.tickets._skeleton import Pool, Skeleton
 from rtl_continual.tickets._ticket import Ticket
 
 __all__ = ["Prediction", "TicketBank"]
@@ -68,6 +69,8 @@ class Prediction:
 class TicketBank:
     """An ordered, append-only collection of tickets over one frozen backbone.
 
+    Threads may predict at the same time; adding a ticket is for one of them.
+
     Args:
         backbone: shared by all tickets; never changed.
         task: builds heads and decides labels.
@@ -109,6 +112,7 @@ class TicketBank:
         self._names = list(self._lazy.names)
         self._appended: list[Ticket] = []
         self._cache: ByteCache[dict[str, torch.Tensor]] = ByteCache(cache_bytes, _tensor_bytes)
+        self._networks = Pool(self._make_network)
         self.version = 0
         self.manifest = ""
         if tickets is not self._lazy:
@@ -185,13 +189,18 @@ class TicketBank:
         values |= {f"body.{name}": t.to(device) for name, t in ticket.norm.items()}
         return values | {f"head.{name}": t.to(device) for name, t in ticket.head.items()}
 
+    def _make_network(self) -> Skeleton:
+        parts = OrderedDict(body=self.backbone.body, head=self._head)
+        network = Skeleton(nn.Sequential(parts))
+        network.module.eval()
+        return network
+
     def run_ticket(self, ticket_id: int, activation: torch.Tensor) -> torch.Tensor:
         """Outputs ``[batch, classes]`` of one ticket on trunk activations."""
         values = self.effective_parameters(ticket_id)
-        body = {name[5:]: t for name, t in values.items() if name.startswith("body.")}
-        head = {name[5:]: t for name, t in values.items() if name.startswith("head.")}
-        features = functional_call(self.backbone.body, body, (activation,))
-        return functional_call(self._head, head, (features,))
+        with self._networks.borrow() as network:
+            outputs: torch.Tensor = network(values, activation)
+        return outputs
 
     @torch.inference_mode()
     def predict(
@@ -265,17 +274,29 @@ class TicketBank:
             ids, weights, confidence = self.router.route(features)  # type: ignore[union-attr]
         ids = ids.cpu()
         if ids.shape[1] == 1:
-            for ticket_id in np.unique(ids[:, 0].numpy()).tolist():
-                if ticket_id < 0:
-                    continue
-                rows = torch.nonzero(ids[:, 0] == ticket_id).flatten()
-                if len(rows) == len(images):
-                    outputs = self.run_ticket(ticket_id, activation)
-                else:
-                    rows = rows.to(images.device)
-                    outputs[rows] = self.run_ticket(ticket_id, activation[rows])
+            self._run_groups(outputs, activation, ids[:, 0])
             return outputs, ids[:, 0], confidence
         return self._mix(outputs, activation, ids, weights), ids[:, 0], confidence
+
+    def _run_groups(
+        self, outputs: torch.Tensor, activation: torch.Tensor, ids: torch.Tensor
+    ) -> None:
+        """Fill in ``outputs``: rows are sorted by ticket once, and each ticket takes a slice."""
+        tickets, counts = torch.unique(ids, return_counts=True)
+        groups = list(zip(tickets.tolist(), counts.tolist(), strict=True))
+        if len(groups) == 1 and groups[0][0] >= 0:
+            outputs.copy_(self.run_ticket(groups[0][0], activation))
+            return
+        order = torch.argsort(ids, stable=True)
+        away = int((ids < 0).sum())
+        rows = order[away:].to(activation.device)
+        parts = _take_rows(activation, rows).split([n for i, n in groups if i >= 0])
+        answers = [
+            self.run_ticket(ticket_id, part)
+            for (ticket_id, _), part in zip(groups[len(groups) - len(parts) :], parts, strict=True)
+        ]
+        if answers:
+            outputs[rows] = torch.cat(answers)
 
     def _mix(
         self,
@@ -291,7 +312,8 @@ class TicketBank:
                 continue
             rows, place = torch.nonzero(ids == ticket_id, as_tuple=True)
             rows = rows.to(outputs.device)
-            probabilities = self.run_ticket(ticket_id, activation[rows]).softmax(dim=1)
+            part = _take_rows(activation, rows)
+            probabilities = self.run_ticket(ticket_id, part).softmax(dim=1)
             share = weights[rows.cpu(), place].to(outputs)[:, None]
             mixed.index_add_(0, rows, probabilities * share)
         mixed = mixed.log()
@@ -332,6 +354,13 @@ class TicketBank:
             "norm": sum(count(t.norm) for t in self),
             "heads": sum(count(t.head) for t in self),
         }
+
+
+def _take_rows(activation: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """``activation[rows]`` in the same memory order; indexing alone loses channels last."""
+    if activation.ndim != 4 or not activation.is_contiguous(memory_format=torch.channels_last):
+        return activation[rows]
+    return activation.permute(0, 2, 3, 1)[rows].permute(0, 3, 1, 2)
 
 
 def _tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:

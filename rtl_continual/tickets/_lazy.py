@@ -32,6 +32,7 @@ class ByteCache(Generic[V]):
         self._values: OrderedDict[int, V] = OrderedDict()
         self._used = 0
         self._lock = threading.RLock()
+        self._making: dict[int, threading.RLock] = {}
 
     def __len__(self) -> int:
         return len(self._values)
@@ -52,17 +53,35 @@ class ByteCache(Generic[V]):
         return self._used
 
     def get(self, key: int, make: Callable[[], V]) -> V:
-        """The value of a key; made on a miss, once even if several threads ask."""
+        """The value of a key; made on a miss, once even if several threads ask.
+
+        While one value is being made, others can be had.
+        """
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
                 return self._values[key]
-            value = make()
-            self._values[key] = value
-            self._used += self._size(value)
-            while len(self._values) > 1 and self._used > self.budget:
-                self._used -= self._size(self._values.popitem(last=False)[1])
-            return value
+            making = self._making.setdefault(key, threading.RLock())
+        with making:
+            with self._lock:
+                if key in self._values:
+                    return self._values[key]
+            try:
+                value = make()
+                with self._lock:
+                    self._keep(key, value)
+            finally:
+                with self._lock:
+                    self._making.pop(key, None)
+        return value
+
+    def _keep(self, key: int, value: V) -> None:
+        if key in self._values:
+            self._used -= self._size(self._values.pop(key))
+        self._values[key] = value
+        self._used += self._size(value)
+        while len(self._values) > 1 and self._used > self.budget:
+            self._used -= self._size(self._values.popitem(last=False)[1])
 
 
 class LazyTickets:

@@ -14,12 +14,11 @@ from dataclasses import replace
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
-from torch.func import functional_call
 
 from rtl_continual.errors import DataError
 from rtl_continual.routing import FeatureMixture
 from rtl_continual.streams import ImageSet
-from rtl_continual.tickets import Mask, Ticket, TicketBank, TicketInfo, top_scores
+from rtl_continual.tickets import Mask, Skeleton, Ticket, TicketBank, TicketInfo, top_scores
 from rtl_continual.training._augment import random_shift
 from rtl_continual.training._learn import TrunkCache, epoch_batches, steps_per_epoch
 from rtl_continual.training._learner import batch_norm_mode
@@ -51,6 +50,7 @@ class _Group:
 
     def __init__(self, bank: TicketBank, data: ImageSet, config: JointConfig, seed: int) -> None:
         self.bank = bank
+        self._body = Skeleton(bank.backbone.body)
         self.cache = TrunkCache(bank, data, config.cache_bytes)
         self.device = bank.backbone.mean.device
         self.keep = torch.ones(bank.layout.total, dtype=torch.bool, device=self.device)
@@ -79,9 +79,8 @@ class _Group:
         if self.shift and activation.ndim == 4:
             activation = random_shift(activation, self.shift, self.generator)
         values = {**self.bank.layout.unflatten(weights * self.keep), **self.norm}
-        body = self.bank.backbone.body
-        with batch_norm_mode(body):
-            features = functional_call(body, values, (activation,))
+        with batch_norm_mode(self._body.module):
+            features = self._body(values, activation)
         return self.bank.task.loss(self.head(features), targets)
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from rtl_continual.errors import DataError
 from rtl_continual.routing import FeatureMixture, FlatRouter
 from rtl_continual.tickets import (
+    Mask,
     MaskScores,
+    Skeleton,
     Ticket,
     TicketBank,
     TicketInfo,
@@ -24,6 +25,8 @@ from rtl_continual.tickets import (
 )
 from rtl_continual.training._augment import random_shift
 from rtl_continual.training._config import TicketConfig
+from rtl_continual.training._relaxation import Relaxation
+from rtl_continual.training._watch import CollapseWatch
 
 __all__ = ["TicketLearner", "batch_norm_mode"]
 
@@ -60,6 +63,8 @@ class TicketLearner:
         self.parent = parent
         self.steps_done = 0
         body = bank.backbone.body
+        # Its batch norms are set to training mode, and other threads may be predicting.
+        self._body = Skeleton(body)
         device = bank.backbone.mean.device
         weights = bank.layout.flatten(dict(body.named_parameters())).detach()
         self.scores = MaskScores(
@@ -88,7 +93,9 @@ class TicketLearner:
         self.target = config.sparsity
         self._last_binarise = total_steps - round(config.settle * total_steps)
         self.schedule = build_schedule(config.schedule)
-        self.scores.binarise(self.start_sparsity)
+        self.watch: CollapseWatch | None = None
+        self._frozen = False
+        self._binarise(self.start_sparsity)
 
     def _initial_scores(self, weights: torch.Tensor) -> torch.Tensor:
         scores = magnitude_scores(self.bank.layout, weights)
@@ -127,10 +134,12 @@ class TicketLearner:
         """Outputs ``[batch, classes]`` of the ticket as it stands, on trunk activations."""
         if training and self.config.shift and activation.ndim == 4:
             activation = random_shift(activation, self.config.shift, self._generator)
+        return self.head(self._features(activation, training))
+
+    def _features(self, activation: torch.Tensor, training: bool) -> torch.Tensor:
         values = {**self.scores.effective(), **self.norm}
-        with batch_norm_mode(self.bank.backbone.body, training):
-            features = functional_call(self.bank.backbone.body, values, (activation,))
-        return self.head(features)
+        with batch_norm_mode(self._body.module, training):
+            return self._body(values, activation)
 
     def loss(
         self, outputs: torch.Tensor, targets: torch.Tensor, features: torch.Tensor | None = None
@@ -164,11 +173,40 @@ class TicketLearner:
         self._decay = decay
         self.optimizer.step()
         self.steps_done += 1
-        if self.steps_done == self._last_binarise:
-            self.scores.binarise(self.target)
-        elif self.steps_done < self._last_binarise:
-            if self.steps_done % self.config.binarise_every == 0:
-                self.scores.binarise(self.sparsity)
+        last = self.steps_done == self._last_binarise
+        due = self.steps_done % self.config.binarise_every == 0
+        if last or (due and self.steps_done < self._last_binarise):
+            if self.watch is not None:
+                self.watch.look(self, final=last)
+            self._binarise(self.target if last else self.sparsity)
+
+    def _binarise(self, sparsity: float) -> None:
+        if not self._frozen:
+            self.scores.binarise(sparsity)
+            self.mask_sparsity = sparsity
+
+    @torch.no_grad()
+    def probe(self, activation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and outputs of the ticket as it stands; training is not disturbed."""
+        features = self._features(activation, training=False)
+        return features, self.head(features)
+
+    def relax(self, relaxation: Relaxation, healthy: torch.Tensor | None = None) -> None:
+        """Lower the target, and let the highest-scored pruned weights grow back at once.
+
+        Args:
+            relaxation: what to do.
+            healthy: the last healthy mask ``[weights]``, for ``freeze``.
+        """
+        self.target = min(self.target, relaxation.target)
+        for name, sparsity in relaxation.layers.items():
+            self.scores.limit(name, sparsity)
+        self._binarise(min(self.sparsity, self.target))
+        if relaxation.freeze:
+            if healthy is not None:
+                self.scores.keep = healthy
+            self.mask_sparsity = self.target
+            self._frozen = True
 
     def step(
         self, activation: torch.Tensor, targets: torch.Tensor, features: torch.Tensor | None = None
@@ -206,7 +244,7 @@ class TicketLearner:
             DataError: if training has made a value that is not finite.
         """
         if self.steps_done < self._last_binarise:
-            self.scores.binarise(self.target)
+            self._binarise(self.target)
         tensors = {"scores": self.scores.scores, **self.norm, **self.head.state_dict()}
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
@@ -221,7 +259,17 @@ class TicketLearner:
             norm=self.norm,
             head=self.head.state_dict(),
             statistics=mixture.tensors(),
-            info=replace(info, similarity=self.bank.similarity_to(mask)),
+            info=self._complete(info, mask),
+        )
+
+    def _complete(self, info: TicketInfo, mask: Mask) -> TicketInfo:
+        info = replace(info, similarity=self.bank.similarity_to(mask), sparsity_target=self.target)
+        if self.watch is None:
+            return info
+        return replace(
+            info,
+            relaxations=len(self.watch.relaxations),
+            provenance={**info.provenance, "collapse": self.watch.facts()},
         )
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import copy
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -285,6 +288,52 @@ def test_a_ticket_is_the_body_with_masked_weights(bank: TicketBank, mixed: Mixed
     physical = head(body(activation))
     assert torch.equal(bank.run_ticket(1, activation), physical)
     assert not torch.allclose(bank.run_ticket(0, activation), physical)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_groups_keep_the_memory_order(
+    bank: TicketBank, mixed: Mixed, memory_format: torch.memory_format
+) -> None:
+    seen: list[bool] = []
+    bank.backbone.body.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].is_contiguous(memory_format=memory_format))
+    )
+    activation = bank.backbone.run_trunk(mixed[0]).activation
+    outputs = torch.zeros(12, 5)
+    bank._run_groups(outputs, activation.contiguous(memory_format=memory_format), mixed[1])
+    assert seen == [True] * 3
+    torch.testing.assert_close(outputs, bank.predict(mixed[0]).outputs, rtol=1e-5, atol=1e-5)
+
+
+def test_threads_predict_at_the_same_time(bank: TicketBank, mixed: Mixed) -> None:
+    images, domains = mixed
+    jobs = [
+        (images, None),
+        *((images[torch.randperm(12)], None) for _ in range(5)),
+        *((images, torch.full((12,), i)) for i in range(3)),
+        *((images[i : i + 1], None) for i in range(12)),
+    ]
+    alone = [bank.predict(x, ticket_ids=ids).outputs for x, ids in jobs]
+    bank._cache.budget = 0  # and every ticket is made anew in between
+    start = threading.Barrier(4)
+
+    def work(seed: int) -> list[bool]:
+        start.wait(60)
+        order = torch.randperm(len(jobs), generator=torch.Generator().manual_seed(seed))
+        return [
+            torch.equal(bank.predict(jobs[i][0], ticket_ids=jobs[i][1]).outputs, alone[i])
+            for i in order.tolist() * 3
+        ]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(all(same) for same in pool.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert 1 <= len(bank._networks._free) <= 4
+    assert len(bank.predict(images).outputs) == len(domains)
 
 
 def test_predicting_leaves_the_backbone_as_it_is(bank: TicketBank, mixed: Mixed) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -28,6 +30,37 @@ def test_the_newest_value_stays_however_large() -> None:
     cache.get(2, lambda: "much too long")
     assert list(cache) == [2]
     assert len(cache) == 1
+
+
+def test_others_can_be_had_while_one_is_made() -> None:
+    cache: ByteCache[str] = ByteCache(10, len)
+    cache.get(1, lambda: "a")
+    started, go_on = threading.Event(), threading.Event()
+    made: list[str] = []
+
+    def slowly() -> str:
+        started.set()
+        assert go_on.wait(60)
+        made.append("b")
+        return "b"
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(cache.get, 2, slowly)
+        assert started.wait(60)
+        second = pool.submit(cache.get, 2, slowly)
+        assert pool.submit(cache.get, 1, lambda: "z").result(60) == "a"
+        assert pool.submit(cache.get, 3, lambda: "c").result(60) == "c"
+        go_on.set()
+        assert (first.result(60), second.result(60), made) == ("b", "b", ["b"])
+    assert cache.used == 3
+
+
+def test_a_value_that_could_not_be_made_is_tried_again() -> None:
+    cache: ByteCache[str] = ByteCache(10, len)
+    with pytest.raises(ZeroDivisionError):
+        cache.get(1, lambda: str(1 // 0))
+    assert cache.get(1, lambda: "a") == "a"
+    assert cache.used == 1
 
 
 def test_a_copy_starts_empty() -> None:
