@@ -118,13 +118,22 @@ class MaskScores(nn.Module):
         self.scores = nn.Parameter(initial.detach().clone())
         self.register_buffer("weights", weights.detach(), persistent=False)
         self.register_buffer("keep", torch.ones_like(weights))
+        self._least: dict[str, int] = {}
+
+    def limit(self, layer: str, sparsity: float) -> None:
+        """From the next mask on, keep a layer at most this sparse, whatever the budget says."""
+        self._least[layer] = max(1, round((1 - sparsity) * self.layout.sizes[layer]))
 
     @torch.no_grad()
     def binarise(self, sparsity: float) -> None:
         """Recompute the mask at a sparsity from the current scores."""
-        self.keep = top_scores(self.scores, self.layout, sparsity, self.floor).to(
-            self.weights.dtype
-        )
+        keep = top_scores(self.scores, self.layout, sparsity, self.floor)
+        parts = self.layout.unflatten(keep), self.layout.unflatten(self.scores)
+        for layer, least in self._least.items():
+            if int(parts[0][layer].sum()) < least:
+                grown = _largest(parts[1][layer].flatten(), least)
+                parts[0][layer].copy_(grown.view_as(parts[0][layer]))
+        self.keep = keep.to(self.weights.dtype)
 
     def effective(self) -> dict[str, torch.Tensor]:
         """The masked weights by name, differentiable with respect to the scores."""

@@ -2,6 +2,7 @@
 
 from rtl_continual.training._augment import random_shift
 from rtl_continual.training._collapse import CollapseMonitor, CollapseReport
+from rtl_continual.training._collapse_config import CollapseConfig
 from rtl_continual.training._collapse_scores import (
     COLLAPSE_SCORES,
     CollapseScore,
@@ -33,17 +34,21 @@ from rtl_continual.training._relaxation import (
     StopPolicyConfig,
     build_relaxation_policy,
 )
+from rtl_continual.training._watch import CollapseWatch, OnCollapse, watch_collapse
 
 __all__ = [
     "BUILT_IN_RELAXATION_POLICIES",
     "COLLAPSE_SCORES",
     "RELAXATION_POLICIES",
+    "CollapseConfig",
     "CollapseMonitor",
     "CollapseReport",
     "CollapseScore",
+    "CollapseWatch",
     "JointConfig",
     "LayersPolicy",
     "LayersPolicyConfig",
+    "OnCollapse",
     "RegrowPolicy",
     "RegrowPolicyConfig",
     "Relaxation",
@@ -64,4 +69,5 @@ __all__ = [
     "learn_ticket",
     "random_shift",
     "steps_per_epoch",
+    "watch_collapse",
 ]

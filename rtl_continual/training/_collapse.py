@@ -5,6 +5,7 @@ Nothing here sees a label: a monitor is given masks, and what the ticket makes o
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -105,7 +106,6 @@ class CollapseMonitor:
         score: a name of :data:`COLLAPSE_SCORES`.
         direction: which change counts: ``drop`` (the document), ``rise`` (the paper's
             classification curves) or ``either``.
-        total_steps: updates planned.
         earlier: histories of tickets that ended healthy, each a row of sparsity and score.
     """
 
@@ -115,14 +115,13 @@ class CollapseMonitor:
         *,
         score: str = "similarity",
         direction: Direction = "drop",
-        total_steps: int = 0,
         earlier: Iterable[Sequence[tuple[float, float]]] = (),
     ) -> None:
         self.ticket = ticket
         self.score = COLLAPSE_SCORES[score]
         self.direction = direction
-        self.total_steps = total_steps
         self.history: list[tuple[float, float]] = []
+        self.trace: list[dict[str, Any]] = []
         self._earlier = [rate for rows in earlier for rate in _rates(rows)]
         self._before: TicketState | None = None
         self._healthy: TicketState | None = None
@@ -139,6 +138,7 @@ class CollapseMonitor:
         flag: tuple[Literal["drop", "rise"], float] | None = None
         if found is not None:
             flag = self._judge(state.sparsity, found.value)
+        self._note(state, found, flagged=flag is not None or bool(dying))
         if flag is None and not dying:
             self._before = self._healthy = state
             if found is not None:
@@ -171,6 +171,20 @@ class CollapseMonitor:
             return "rise", high
         return None
 
+    def _note(self, state: TicketState, found: ScoreValue | None, *, flagged: bool) -> None:
+        """Keep what was seen, with the document's score beside the one that is watched."""
+        overlap = COLLAPSE_SCORES["similarity"].measure(state, self._before)
+        self.trace.append(
+            {
+                "step": state.step,
+                "sparsity": state.sparsity,
+                "score": None if found is None else found.value,
+                "chance": None if found is None else found.chance,
+                "similarity": None if overlap is None else overlap.value,
+                "flagged": flagged,
+            }
+        )
+
     def _dying(self, state: TicketState) -> tuple[str, ...]:
         """Layers that the next check would find empty, if they shrink on as since the last one."""
         if self._before is None:
@@ -198,7 +212,7 @@ class CollapseMonitor:
         return CollapseReport(
             ticket=self.ticket,
             step=state.step,
-            total_steps=self.total_steps,
+            total_steps=state.total_steps,
             sparsity=state.sparsity,
             target=target,
             healthy_sparsity=healthy.sparsity,
@@ -223,7 +237,7 @@ def _halvings(sparsity: float) -> float:
 def _rates(history: Sequence[tuple[float, float]]) -> list[float]:
     """Change of the score per halving of the kept weights, from check to check."""
     rates = []
-    for (before, old), (now, new) in zip(history, history[1:], strict=False):
+    for (before, old), (now, new) in itertools.pairwise(history):
         span = _halvings(now) - _halvings(before)
         if span > 0:
             rates.append((new - old) / span)

@@ -21,6 +21,7 @@ class TicketState:
 
     Args:
         step: updates done.
+        total_steps: updates planned.
         sparsity: that the mask was made for.
         mask: the ticket's.
         others: masks to compare it with: those of the other tickets, or for a bank's first ticket
@@ -30,6 +31,7 @@ class TicketState:
     """
 
     step: int
+    total_steps: int
     sparsity: float
     mask: Mask
     others: tuple[Mask, ...]

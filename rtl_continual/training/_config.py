@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from rtl_continual.tickets import CubicScheduleConfig, ScheduleSection
+from rtl_continual.training._collapse_config import CollapseConfig
 
 __all__ = ["TicketConfig"]
 
@@ -49,6 +50,9 @@ class TicketConfig(BaseModel):
     )
     start_gap: float = Field(
         0.3, ge=0, le=1, description="a warm ticket's sparsity starts this far below its target"
+    )
+    collapse: CollapseConfig | None = Field(
+        None, description="watch for collapse while pruning, and relax the target; null: do not"
     )
     sparsity_weight: float = Field(
         0.0, ge=0, description="weight of the sparsity regulariser (mean of the scores' sigmoids)"

@@ -14,6 +14,7 @@ from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import Ticket, TicketBank, TicketInfo
 from rtl_continual.training._config import TicketConfig
 from rtl_continual.training._learner import TicketLearner
+from rtl_continual.training._watch import OnCollapse, watch_collapse
 
 __all__ = ["TrunkCache", "choose_parent", "commit_ticket", "epoch_batches", "learn_ticket"]
 
@@ -119,6 +120,7 @@ def learn_ticket(
     info: TicketInfo,
     seed: int,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_collapse: OnCollapse | None = None,
 ) -> tuple[Ticket, TicketLearner]:
     """Learn a ticket for ``data``. The bank is not changed; :func:`commit_ticket` does that.
 
@@ -129,6 +131,7 @@ def learn_ticket(
         info: name, cluster and provenance; the rest is filled in.
         seed: of everything random here.
         on_epoch: called after each epoch with ``epoch``, ``loss`` and ``sparsity``.
+        on_collapse: told of every flag of ``config.collapse`` and what was done about it.
 
     Raises:
         DataError: if the data set is empty, a label is none of the task's, or training diverges.
@@ -139,6 +142,7 @@ def learn_ticket(
     learner = TicketLearner(
         bank, config, total_steps=steps, seed=seed, parent=parent, features=cache.features
     )
+    watch_collapse(learner, cache, ticket=info.name, on_collapse=on_collapse)
     for epoch in range(config.epochs):
         total = torch.zeros(())
         for index in epoch_batches(len(data), config.batch_size, seed, epoch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -11,9 +14,16 @@ from rtl_continual.runs._method import Answers, RunContext
 from rtl_continual.streams import ImageSet
 from rtl_continual.tasks import Classification
 from rtl_continual.tickets import TicketBank
-from rtl_continual.training import TicketConfig
+from rtl_continual.training import CollapseReport, OnCollapse, TicketConfig
 
-__all__ = ["answer", "domain_counts", "empty_bank", "serving_parameters", "ticket_options"]
+__all__ = [
+    "answer",
+    "collapse_events",
+    "domain_counts",
+    "empty_bank",
+    "serving_parameters",
+    "ticket_options",
+]
 
 
 def empty_bank(context: RunContext) -> TicketBank:
@@ -48,6 +58,18 @@ def answer(bank: TicketBank, images: ImageSet, *, ticket_id: int | None = None) 
         ticket_ids=torch.cat([p.ticket_ids for p in parts]).numpy(),
         confidence=torch.cat([p.confidence for p in parts]).numpy(),
     )
+
+
+def collapse_events(context: RunContext, ticket: int) -> OnCollapse:
+    """Writes each flag of a ticket, and what was done about it, to ``metrics.jsonl``."""
+
+    def emit(report: CollapseReport, relaxation: Mapping[str, Any] | None) -> None:
+        facts = report.to_json()
+        context.emit("collapse", ticket=ticket, cluster=facts.pop("ticket"), **facts)
+        if relaxation is not None:
+            context.emit("relaxation", ticket=ticket, cluster=report.ticket, **relaxation)
+
+    return emit
 
 
 def domain_counts(data: ImageSet, domains: tuple[str, ...]) -> dict[str, int]:

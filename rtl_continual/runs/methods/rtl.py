@@ -14,6 +14,7 @@ from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
 from rtl_continual.runs.methods._growth import Growth
 from rtl_continual.runs.methods._tickets import (
     answer,
+    collapse_events,
     domain_counts,
     empty_bank,
     serving_parameters,
@@ -82,6 +83,7 @@ class RTLMethod(Method[MethodConfig]):
             on_epoch=lambda e: self.context.advance(
                 f"ticket {number}, epoch {e['epoch'] + 1} of {self.epochs}, loss {e['loss']:.3f}"
             ),
+            on_collapse=collapse_events(self.context, len(self.bank)),
         )
         commit_ticket(self.bank, ticket, learner)
         self.context.emit(
@@ -97,8 +99,10 @@ class RTLMethod(Method[MethodConfig]):
     def ticket_info(self, index: int) -> TicketInfo:
         """What is known about the ticket of an experience before it is learned."""
         experience = self.context.stream.experiences[index]
+        again = sum(e.name == experience.name for e in self.context.stream.experiences[:index])
         return TicketInfo(
-            name=experience.name,
+            # A domain may come back; a ticket's name is its own.
+            name=f"{experience.name}, {again + 1}" if again else experience.name,
             cluster=experience.name,
             domain_counts=domain_counts(experience.train, self.context.stream.domains),
             provenance={"seed": self.context.seed, "stream": self.context.stream.fingerprint},
@@ -167,6 +171,7 @@ class RTLMethod(Method[MethodConfig]):
                     "sparsity_reached": ticket.mask.sparsity,
                     "similarity": scores[ticket.id],
                     "relaxations": ticket.info.relaxations,
+                    "collapse": ticket.info.provenance.get("collapse"),
                     "bytes": ticket.mask.layout.num_bytes
                     + sum(t.numel() * t.element_size() for t in ticket.tensors().values()),
                     "layer_density": ticket.mask.layer_density(),

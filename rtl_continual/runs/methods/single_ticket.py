@@ -9,6 +9,7 @@ import numpy as np
 from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
 from rtl_continual.runs.methods._tickets import (
     answer,
+    collapse_events,
     domain_counts,
     empty_bank,
     serving_parameters,
@@ -47,6 +48,7 @@ class SingleTicketMethod(Method[MethodConfig]):
             on_epoch=lambda e: self.context.advance(
                 f"epoch {e['epoch'] + 1} of {self.epochs}, loss {e['loss']:.3f}"
             ),
+            on_collapse=collapse_events(self.context, 0),
         )
         commit_ticket(self.bank, ticket, learner)
 
