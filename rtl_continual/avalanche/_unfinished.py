@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from rtl_continual.avalanche._batches import CachedLoader, EpochOrder, ExperienceCache
 from rtl_continual.routing import FeatureMixture
 from rtl_continual.tickets import Ticket, TicketBank, TicketInfo
-from rtl_continual.training import TicketConfig, TicketLearner, choose_parent
+from rtl_continual.training import TicketConfig, TicketLearner, choose_parent, watch_collapse
 
 __all__ = ["UnfinishedTicket", "cluster_name"]
 
@@ -72,6 +72,7 @@ class UnfinishedTicket:
             domain_counts={cluster: samples} if named else {},
             provenance={"seed": seed, "config": config.model_dump()},
         )
+        watch_collapse(self.learner, self.cache, ticket=self.info.name)
 
     @property
     def cached_loader(self) -> CachedLoader:
