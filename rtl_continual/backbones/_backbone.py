@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -96,6 +96,8 @@ class Backbone(nn.Module):
         self.split = split
         self.weights = weights
         self.taps = tuple(taps) if taps is not None else None
+        self.options: dict[str, Any] = {}
+        """Options of its kind alone (a plugin's), as JSON values; see :func:`build_backbone`."""
         children = [child for child, _ in trunk.named_children()]
         for tap in self.taps or ():
             if not isinstance(trunk, nn.Sequential) or tap not in children:

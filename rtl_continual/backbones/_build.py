@@ -16,6 +16,8 @@ from rtl_continual.backbones._architecture import Architecture, resolve_stage
 from rtl_continual.backbones._backbone import Backbone, InputSpec
 from rtl_continual.backbones._config import BackboneConfig
 from rtl_continual.backbones._glyphnet import GLYPHNET
+from rtl_continual.backbones._lite import EFFICIENTNET_LITE0
+from rtl_continual.backbones._packaged import PACKAGED, packaged_weights
 from rtl_continual.backbones._torchvision import TORCHVISION, torchvision_weights
 from rtl_continual.backbones._weights import (
     BUILT_IN,
@@ -37,7 +39,11 @@ __all__ = [
 ]
 
 _DEFAULT = BackboneConfig()
-_ARCHITECTURES = {"glyphnet": GLYPHNET, **TORCHVISION}
+_ARCHITECTURES = {
+    "efficientnet_lite0": EFFICIENTNET_LITE0,
+    "glyphnet": GLYPHNET,
+    **TORCHVISION,
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,10 @@ def build_backbone(config: BackboneConfig | str, **overrides: Any) -> Backbone:
         ('stem', 96, 48)
     """
     config = _merge(config, overrides)
-    return _BACKBONES.find(config.name).build(config)
+    backbone = _BACKBONES.find(config.name).build(config)
+    common = set(BackboneConfig.model_fields)
+    backbone.options = config.model_dump(mode="json", exclude=common)
+    return backbone
 
 
 def _build_architecture(config: BackboneConfig) -> Backbone:
@@ -199,12 +208,15 @@ def _read(
                 f"pixels alone, got input_size {size}"
             )
         return state, spec
+    if weights == "package":
+        return read_weights(packaged_weights(config.name)), architecture.input_spec
     if weights != "built-in":
         return read_weights(Path(weights).expanduser()), architecture.input_spec
     if config.name not in BUILT_IN:
         raise RTLError(
-            f"backbone '{config.name}' has no built-in weights; give torchvision:<enum>, "
-            "random:<seed> or a file"
+            f"backbone '{config.name}' has no built-in weights; give "
+            f"{'package' if config.name in PACKAGED else 'torchvision:<enum>'}, random:<seed> "
+            "or a file"
         )
     if config.width != _DEFAULT.width:
         raise RTLError(

@@ -15,7 +15,8 @@ class BackboneConfig(BaseModel):
     name: str = Field("glyphnet", description="the architecture, one of backbone_names()")
     weights: str = Field(
         "built-in",
-        description="built-in (glyphnet alone), torchvision:<enum>, random:<seed>, "
+        description="built-in (glyphnet alone), torchvision:<enum>, package (efficientnet_lite0 "
+        "alone: the file of an installed package, its hash checked), random:<seed>, "
         "or the path of a .safetensors, .pt or .pth file",
     )
     split: str | None = Field(

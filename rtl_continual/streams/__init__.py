@@ -22,6 +22,7 @@ from rtl_continual.streams.domainnet import (
     build_domainnet,
     published_results,
 )
+from rtl_continual.streams.emoji import EmojiConfig, build_emoji
 from rtl_continual.streams.folders import DomainLists, FoldersConfig, build_folders
 from rtl_continual.streams.photos import PhotosConfig, build_photos
 
@@ -31,6 +32,7 @@ __all__ = [
     "DigitsConfig",
     "DomainLists",
     "DomainNetConfig",
+    "EmojiConfig",
     "Experience",
     "FileNames",
     "FileSet",
@@ -46,6 +48,7 @@ __all__ = [
     "VerifyReport",
     "build_digits",
     "build_domainnet",
+    "build_emoji",
     "build_folders",
     "build_photos",
     "build_stream",

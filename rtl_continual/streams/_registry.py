@@ -17,6 +17,12 @@ from rtl_continual.streams._stream import Stream
 from rtl_continual.streams._verify import VerifyReport
 from rtl_continual.streams.digits import DigitsConfig, build_digits
 from rtl_continual.streams.domainnet import DomainNetConfig, build_domainnet
+from rtl_continual.streams.emoji import (
+    EmojiConfig,
+    build_emoji,
+    prepare_emoji,
+    verify_emoji,
+)
 from rtl_continual.streams.folders import FoldersConfig, build_folders
 from rtl_continual.streams.photos import PhotosConfig, build_photos
 
@@ -53,6 +59,7 @@ BUILT_IN_STREAMS = {
     "domainnet": StreamSource(
         DomainNetConfig, build_domainnet, prepare_domainnet, verify_domainnet
     ),
+    "emoji": StreamSource(EmojiConfig, build_emoji, prepare_emoji, verify_emoji),
     "folders": StreamSource(FoldersConfig, build_folders, verify=verify_folders),
     "photos": StreamSource(PhotosConfig, build_photos),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import ClassVar, Protocol
 
@@ -26,7 +26,8 @@ class RenderedImages(Protocol):
     """All images of one domain.
 
     ``images`` is ``uint8 [n, 3, height, width]``, ``targets`` ``int64 [n]``, ``held_out`` marks
-    what tests may use, and ``order`` says which of the others come first when there is a limit.
+    what tests may use, and ``order`` says which of the others come first when there is a limit;
+    images of one class that share a place are never split between training and validation.
     """
 
     @property
@@ -139,15 +140,23 @@ def load_rendered(
     return cached_arrays(f"{stem}-{key}.npz", make)
 
 
-def arrange(rendered: Mapping[str, RenderedImages], content: str, config: RenderedConfig) -> Stream:
+def arrange(
+    rendered: Mapping[str, RenderedImages],
+    content: str,
+    config: RenderedConfig,
+    *,
+    classes: Sequence[str] | None = None,
+) -> Stream:
     """Split drawn domains into parts and put them in their order of arrival.
 
     Args:
         rendered: every domain's images, by name.
         content: the images' content hash.
         config: the options.
+        classes: what targets index; none means all classes of the stream.
     """
-    all_domains, classes = config.all_domains, config.all_classes
+    all_domains = config.all_domains
+    classes = tuple(config.all_classes if classes is None else classes)
     groups = [
         config.domains[start : start + config.mix]
         for start in range(0, len(config.domains), config.mix)
@@ -157,7 +166,7 @@ def arrange(rendered: Mapping[str, RenderedImages], content: str, config: Render
     tests: dict[str, ArraySet] = {}
     for index, domain in enumerate(config.domains):
         data = rendered[domain]
-        chosen = _choose(data, config, shift=2 * all_domains.index(domain))
+        chosen = _choose(data, config, len(classes), shift=2 * all_domains.index(domain))
         tests[domain] = ArraySet(data.images[chosen["test"]], data.targets[chosen["test"]], index)
         rng = np.random.default_rng([config.seed, all_domains.index(domain)])
         for parts, name in ((train, "train"), (validation, "validation")):
@@ -195,9 +204,10 @@ class _Part:
         self.times = times
 
 
-def _choose(data: RenderedImages, config: RenderedConfig, shift: int) -> dict[str, np.ndarray]:
-    """Rows of the test, validation and training part."""
-    count = len(config.all_classes)
+def _choose(
+    data: RenderedImages, config: RenderedConfig, count: int, shift: int
+) -> dict[str, np.ndarray]:
+    """Rows of the test, validation and training part, of ``count`` classes each."""
     pools = {name: [np.empty(0, np.int64)] * count for name in ("test", "validation", "train")}
     for target in range(count):
         mine = data.targets == target
@@ -208,6 +218,9 @@ def _choose(data: RenderedImages, config: RenderedConfig, shift: int) -> dict[st
                 pools["test"][target] = rows
             else:
                 kept = max(round(len(rows) * config.validation_fraction), 1)
+                # Images of one place in the order belong together, so validation takes all or none.
+                places = data.order[rows]
+                kept = int(np.searchsorted(places, places[min(kept, len(rows)) - 1], side="right"))
                 pools["validation"][target], pools["train"][target] = rows[:kept], rows[kept:]
     sizes = {name: np.array([len(rows) for rows in pool]) for name, pool in pools.items()}
     weights = class_weights(count, config.imbalance, shift)
