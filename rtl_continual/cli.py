@@ -58,7 +58,11 @@ def main() -> NoReturn:
     except RTLError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except Exception:
+    except Exception as error:
+        named = _blame(error)
+        if isinstance(named, RTLError):
+            print(named, file=sys.stderr)
+            sys.exit(2)
         traceback.print_exc()
         print(
             f"rtl {__version__}: this is our fault, not yours; please report what stands above",
@@ -66,6 +70,15 @@ def main() -> NoReturn:
         )
         sys.exit(1)
     sys.exit(0)
+
+
+def _blame(error: Exception) -> Exception:
+    """The same error, or one that names the plugin whose code raised it."""
+    if "rtl_continual.plugins" not in sys.modules:  # then none has been called either
+        return error
+    from rtl_continual.plugins import blame
+
+    return blame(error)
 
 
 def _print_json(value: Any) -> None:
@@ -341,10 +354,28 @@ def _data_progress() -> Iterator[Callable[[str, int, int | None], None]]:
         yield advance
 
 
+OtherRouter = Annotated[
+    str | None,
+    typer.Option(
+        "--router",
+        metavar="NAME",
+        help="Another router than the bank's own; it learns from the stored tickets.",
+    ),
+]
+
+
+def _router_options(name: str | None) -> Any:
+    """The options, all at their defaults, of the router that the user names."""
+    from rtl_continual.routing import router_config_class
+
+    return None if name is None else router_config_class(name)()
+
+
 @app.command()
 def predict(
     bank: Annotated[Path, typer.Argument(help="A bank's folder.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    router: OtherRouter = None,
     plugins: PluginFiles = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -355,7 +386,7 @@ def predict(
     from rtl_continual.store import load_bank, read_images
 
     load_plugins(plugins or [])
-    opened = load_bank(bank)
+    opened = load_bank(bank, router=_router_options(router))
     torch.set_num_threads(1)
     pictures, names = read_images(images, opened.backbone.input_spec)
     answer = opened.predict(pictures)
@@ -378,3 +409,37 @@ def predict(
     for row in found:
         name = "router abstained" if row["ticket_name"] is None else row["ticket_name"]
         print(f"{row['image']}: {row['label']}  ({name}, confidence {row['confidence']:.3f})")
+
+
+@app.command()
+def export(
+    bank: Annotated[Path, typer.Argument(help="A bank's folder.")],
+    out: Annotated[Path, typer.Argument(help="The new file.")],
+    ticket: Annotated[str, typer.Option(metavar="ID|NAME", help="Which ticket.")],
+    form: Annotated[
+        str | None, typer.Option("--format", help="An exporter; default: by the file's ending.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of it; may be repeated."),
+    ] = None,
+    router: OtherRouter = None,
+    plugins: PluginFiles = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Write one ticket for use without this program: weights or a torch.export program."""
+    from rtl_continual.export import export_ticket, exporter_config_class, exporter_for
+    from rtl_continual.plugins import load_plugins
+    from rtl_continual.runs import load_options
+    from rtl_continual.store import load_bank
+
+    load_plugins(plugins or [])
+    name = exporter_for(out) if form is None else form
+    config = load_options("exporter", exporter_config_class(name), overrides or [])
+    opened = load_bank(bank, router=_router_options(router))
+    number = int(ticket) if ticket.isdecimal() and ticket not in opened.names else ticket
+    path = export_ticket(opened, number, out, config)
+    if as_json:
+        _print_json({"file": str(path), "format": name, "bytes": path.stat().st_size})
+    else:
+        print(path)

@@ -17,6 +17,7 @@ __all__ = [
     "choose_router",
     "register_backbones",
     "register_clusterers",
+    "register_exporters",
     "register_methods",
     "register_relaxation_policies",
     "register_routers",
@@ -98,6 +99,13 @@ def register_clusterers() -> Mapping[str, Any]:
     from rtl_continual.discovery import BUILT_IN_CLUSTERERS
 
     return BUILT_IN_CLUSTERERS
+
+
+@hookimpl
+def register_exporters() -> Mapping[str, Any]:
+    """The exporters of ``rtl_continual.export``; as text, for most commands need none."""
+    where = "rtl_continual.export"
+    return {"program": f"{where}:ProgramExporter", "weights": f"{where}:WeightsExporter"}
 
 
 @hookimpl(trylast=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rtl_continual.backbones import BackboneSource
     from rtl_continual.discovery import Clusterer, ShiftDetector
+    from rtl_continual.export import Exporter
     from rtl_continual.routing import Router
     from rtl_continual.streams import StreamSource
     from rtl_continual.tickets import SparsitySchedule, TicketBank
@@ -116,6 +117,16 @@ def register_clusterers() -> Mapping[str, type[Clusterer] | str]:  # type: ignor
     Returns:
         Subclasses of :class:`rtl_continual.discovery.Clusterer`; each one's ``config_class`` is
         its section, and it is built as ``ClustererClass(config)``.
+    """
+
+
+@hookspec
+def register_exporters() -> Mapping[str, type[Exporter] | str]:  # type: ignore[empty-body]
+    """What writes a ticket for use elsewhere, by the name that ``rtl export --format`` gives.
+
+    Returns:
+        Subclasses of :class:`rtl_continual.export.Exporter`; each one's ``config_class`` is its
+        options, and it is built as ``ExporterClass(config)``.
     """
 
 

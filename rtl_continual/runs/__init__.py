@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from rtl_continual.runs._report import write_report
     from rtl_continual.runs._results import SCHEMA_VERSION
     from rtl_continual.runs._runner import run_scenario
-    from rtl_continual.runs._scenario import Scenario, load_scenario, load_stream_config
+    from rtl_continual.runs._scenario import (
+        Scenario,
+        load_options,
+        load_scenario,
+        load_stream_config,
+    )
     from rtl_continual.runs._schema import scenario_schema
     from rtl_continual.runs._sections import ReportSection
     from rtl_continual.runs._summary import results_table
@@ -40,6 +45,7 @@ __all__ = [
     "count_floats",
     "dense_optimizer",
     "ignore_known_warnings",
+    "load_options",
     "load_scenario",
     "load_stream_config",
     "make_progress",
@@ -68,6 +74,7 @@ __getattr__, __dir__ = lazy_exports(
         "count_floats": "methods._dense",
         "dense_optimizer": "methods._dense",
         "ignore_known_warnings": "_environment",
+        "load_options": "_scenario",
         "load_scenario": "_scenario",
         "load_stream_config": "_scenario",
         "make_progress": "_progress",

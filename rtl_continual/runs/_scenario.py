@@ -26,6 +26,7 @@ __all__ = [
     "Scenario",
     "ScenarioHead",
     "SweepConfig",
+    "load_options",
     "load_scenario",
     "load_stream_config",
 ]
@@ -181,8 +182,22 @@ def load_stream_config(name: str, overrides: Sequence[str] = ()) -> BaseModel:
     Raises:
         RTLError: if there is no such stream, or with every problem of the overrides.
     """
-    model = stream_config_class(name)
-    document = Document({"name": name}, {(): f"stream {name}"})
+    return load_options("stream", stream_config_class(name), overrides)
+
+
+def load_options(kind: str, model: type[BaseModel], overrides: Sequence[str] = ()) -> BaseModel:
+    """Options from the command line alone.
+
+    Args:
+        kind: what they are options of, for messages.
+        model: the options; its ``name`` has a default.
+        overrides: ``key=value`` each.
+
+    Raises:
+        ConfigError: with every problem of the overrides.
+    """
+    name = model.model_fields["name"].default
+    document = Document({"name": name}, {(): f"{kind} {name}"})
     for assignment in overrides:
         document.set(assignment)
     config, problems = check_section(model, document.values, (), document)

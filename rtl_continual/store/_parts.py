@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from rtl_continual.backbones import (
     Backbone,
-    BackboneConfig,
     InputSpec,
+    backbone_config_class,
     backbone_names,
     build_backbone,
 )
@@ -54,7 +54,7 @@ def backbone_config(backbone: Backbone) -> dict[str, Any] | None:
     }
     if backbone.name == "glyphnet":
         values["width"] = backbone.feature_dim // 4
-    return values
+    return {**values, **backbone.options}
 
 
 def is_reference(weights: str) -> bool:
@@ -71,7 +71,8 @@ def build_referenced(config: Mapping[str, Any]) -> Backbone:
     if not is_reference(str(config.get("weights"))):
         raise BankError("the bank's backbone has neither embedded weights nor a reference to any")
     try:
-        return build_backbone(BackboneConfig.model_validate({**config}))
+        config_class = backbone_config_class(str(config.get("name")))
+        return build_backbone(config_class.model_validate({**config}))
     except ValidationError as error:
         raise BankError(f"the bank's backbone has options unknown here: {error}") from error
     except RTLError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from rtl_continual import cli
 from rtl_continual.backbones import Backbone, BackboneConfig, BackboneSource, InputSpec
 from rtl_continual.discovery import (
     Clusterer,
@@ -26,6 +28,7 @@ from rtl_continual.discovery import (
     detector_config_class,
 )
 from rtl_continual.errors import ConfigError, PluginError
+from rtl_continual.export import Exporter
 from rtl_continual.plugins import Manager, _hookspecs, _manager, hook_names, hookimpl
 from rtl_continual.routing import FlatRouter, FlatRouterConfig
 from rtl_continual.runs import (
@@ -129,6 +132,25 @@ class Half(RelaxationPolicy):
         return Relaxation(target=report.target / 2)
 
 
+class NamesConfig(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["names"] = "names"
+    prefix: str = Field("", description="before the ticket's name")
+
+
+class Names(Exporter):
+    name = "names"
+    suffix = ".name"
+    config_class = NamesConfig
+
+    def __init__(self, config: NamesConfig) -> None:
+        self.config = config
+
+    def export(self, bank: Any, ticket_id: int, path: Path) -> None:
+        path.write_text(self.config.prefix + bank[ticket_id].name, encoding="utf-8")
+
+
 class NeverConfig(MeanConfig):
     name: Literal["never"] = "never"
 
@@ -229,6 +251,10 @@ class Everything:
     @hookimpl
     def register_clusterers(self) -> dict[str, Any]:
         return {"halves": Halves}
+
+    @hookimpl
+    def register_exporters(self) -> dict[str, Any]:
+        return {"names": Names}
 
     @hookimpl
     def register_report_sections(self) -> dict[str, Any]:
@@ -347,6 +373,17 @@ def test_hook_register_clusterers(manager: Manager) -> None:
     assert sorted(halves.tolist()) == [0, 0, 1, 1]
 
 
+def test_hook_register_exporters(done: Done, tmp_path: Path, capsys: Any) -> None:
+    bank, words = done.folder / "bank", ["--ticket", "1", "--set", "prefix=ticket-", "--json"]
+    assert rtl("export", bank, tmp_path / "one.name", *words) == 0
+    assert (tmp_path / "one.name").read_text(encoding="utf-8") == "ticket-green"
+    assert json.loads(capsys.readouterr().out)["format"] == "names"
+    assert rtl("export", bank, tmp_path / "one.nam", "--ticket", "red") == 2
+    assert (
+        "no exporter writes such files; name one. Known: .name (names)" in capsys.readouterr().err
+    )
+
+
 def test_hook_register_report_sections(done: Done) -> None:
     assert "<h2>A remark</h2>" in done.report
     assert re.search(r"<p id='remark'>\d+ events of all-hooks</p>", done.report)
@@ -375,6 +412,15 @@ def test_hook_ticket_added(done: Done) -> None:
     (first, second) = done.heard("ticket_added")
     assert (first[0], first[1]["cluster"], first[2]) == ("seed0.rtl", "red", 1)
     assert (second[1]["ticket"], second[1]["cluster"], second[2]) == (1, "green", 2)
+
+
+def rtl(*words: object) -> int:
+    """The command line's exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["rtl", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    return int(stop.value.code or 0)
 
 
 # What goes wrong in a run.
