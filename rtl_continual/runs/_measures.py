@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rtl_continual.runs._frequency import recall_by_frequency
 from rtl_continual.streams import Stream
 from rtl_continual.tasks import accuracy, balanced_accuracy, recall_by_class
 
@@ -69,7 +70,10 @@ def backward_transfer(matrix: np.ndarray, homes: np.ndarray) -> float | None:
 
 
 def method_measures(
-    confusions: Sequence[Sequence[np.ndarray]], domains: Sequence[str], homes: np.ndarray
+    confusions: Sequence[Sequence[np.ndarray]],
+    domains: Sequence[str],
+    homes: np.ndarray,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The part of a method's entry in ``results.json`` that all methods have.
 
@@ -77,6 +81,7 @@ def method_measures(
         confusions: per stage and domain, ``[classes, classes + 1]`` each.
         domains: names of the columns.
         homes: ``s``, ``[domains]``.
+        groups: of classes by frequency, ``[domains, classes]``, where the stream has a long tail.
     """
     plain = np.array([[accuracy(c) for c in row] for row in confusions])
     balanced = np.array([[balanced_accuracy(c) for c in row] for row in confusions])
@@ -94,6 +99,7 @@ def method_measures(
             "balanced_accuracy_domain_mean": _number(balanced[-1].mean()),
             "recall_macro_by_domain": {n: _number(np.nanmean(r)) for n, r in recalls.items()},
             "recall_by_class_by_domain": {n: _numbers(r) for n, r in recalls.items()},
+            **({} if groups is None else recall_by_frequency(recalls, groups)),
         },
         "average_accuracy": average_accuracy(plain, homes),
         "average_balanced_accuracy": average_accuracy(balanced, homes),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rtl_continual.backbones import Backbone
+from rtl_continual.runs._frequency import class_groups, group_names
 from rtl_continual.runs._measures import home_experiences, method_measures
 from rtl_continual.runs._method import Method
 from rtl_continual.streams import ImageSet, Stream
@@ -66,13 +67,17 @@ class Protocol:
         self._timed("eval", lambda: method.finish_evaluation(self.sets))
         homes = home_experiences(self.stream)
         return {
-            **method_measures(confusions, self.stream.domains, homes),
+            **method_measures(confusions, self.stream.domains, homes, class_groups(self.stream)),
             "protocol": method.protocol,
             "needs_domain": method.needs_domain,
             "epochs": method.epochs,
             "batch_size": method.batch_size,
             "parameters": method.parameters(),
-            "seconds": {kind: round(spent, 3) for kind, spent in self.seconds.items()},
+            "seconds": {
+                kind: round(spent + method.borrowed_seconds[kind], 3)
+                for kind, spent in self.seconds.items()
+            },
+            "inference_ratio": method.inference_ratio(),
             **method.details(),
         }
 
@@ -115,6 +120,7 @@ def stream_facts(stream: Stream, sets: dict[str, ImageSet]) -> dict[str, Any]:
         numbers = np.bincount(part.domains, minlength=len(stream.domains))
         return {n: int(c) for n, c in zip(stream.domains, numbers, strict=True) if c}
 
+    groups = class_groups(stream)
     return {
         "name": stream.name,
         "domains": stream.domains,
@@ -131,6 +137,7 @@ def stream_facts(stream: Stream, sets: dict[str, ImageSet]) -> dict[str, Any]:
             for e in stream.experiences
         ],
         "evaluation": {name: len(part) for name, part in sets.items()},
+        **({} if groups is None else {"class_groups": group_names(stream, groups)}),
     }
 
 

@@ -70,7 +70,12 @@ def render(results: dict[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "pm": _deviating, "size": short_count}
+    environment.filters |= {
+        "percent": _percent,
+        "pm": _deviating,
+        "pmg": _deviating_part,
+        "size": short_count,
+    }
     labels = results["labels"]
     return environment.get_template("report.html.j2").render(
         results=results,
@@ -232,6 +237,14 @@ def _deviating(entry: dict[str, Any], key: str) -> Markup:
     """:func:`with_deviation`, the deviation in small print."""
     value, sign, deviation = with_deviation(entry, key).partition(" ± ")
     return Markup("{}<small>{}{}</small>").format(value, sign, deviation) if sign else Markup(value)
+
+
+def _deviating_part(entry: dict[str, Any], key: str, part: str) -> Markup:
+    """:func:`_deviating` of one number of a group of numbers."""
+    picked = {"final": {part: entry["final"][key][part]}}
+    if "std" in entry:
+        picked["std"] = {part: entry["std"][key][part]}
+    return _deviating(picked, part)
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from rtl_continual.errors import DataError
 from rtl_continual.runs._evaluation import evaluation_sets
+from rtl_continual.runs._frequency import class_groups, group_names, recall_by_frequency
 from rtl_continual.runs._measures import (
     average_accuracy,
     backward_transfer,
@@ -61,6 +62,55 @@ def test_large_domains_count_more_only_where_said() -> None:
     assert final["recall_by_class_by_domain"] == {"small": [0.5, None], "large": [1.0, 0.8]}
     assert final["recall_macro_by_domain"] == final["balanced_accuracy_by_domain"]
     assert found["forgetting"] is None
+
+
+def long_tail(counts: list[list[int]]) -> Stream:
+    """Training images by domain and class."""
+    classes = len(counts[0])
+    sets = [
+        ArraySet(
+            np.zeros((sum(row), 3, 2, 2), np.uint8), np.repeat(np.arange(classes), row), domain
+        )
+        for domain, row in enumerate(counts)
+    ]
+    names = tuple(f"d{i}" for i in range(len(counts)))
+    return Stream(
+        name="tail",
+        classes=tuple("abcdefg"[:classes]),
+        domains=names,
+        experiences=tuple(Experience(n, s, s) for n, s in zip(names, sets, strict=True)),
+        tests=dict(zip(names, sets, strict=True)),
+    )
+
+
+def test_head_and_tail_are_thirds_of_each_domain_on_its_own() -> None:
+    stream = long_tail([[50, 20, 9, 4, 3, 2, 1], [1, 2, 3, 4, 9, 20, 50]])
+    groups = class_groups(stream)
+    assert groups is not None
+    assert groups.tolist() == [[0, 0, 1, 1, 1, 2, 2], [2, 2, 1, 1, 1, 0, 0]]
+    assert group_names(stream, groups)["d1"] == {
+        "head": ["f", "g"],
+        "middle": ["c", "d", "e"],
+        "tail": ["a", "b"],
+    }
+
+
+def test_a_balanced_stream_has_no_groups() -> None:
+    assert class_groups(long_tail([[4, 4, 3], [4, 4, 1]])) is None
+    assert class_groups(long_tail([[50, 1]])) is None
+    assert class_groups(long_tail([[4, 4, 3], [5, 2, 1]])) is not None
+
+
+def test_recall_by_frequency_is_a_mean_over_classes_then_domains() -> None:
+    recalls = {"x": np.array([1.0, 0.5, 0.25, 0.0]), "y": np.array([0.1, np.nan, 0.3, 0.9])}
+    found = recall_by_frequency(recalls, np.array([[0, 0, 1, 2], [2, 2, 1, 0]]))
+    assert found["recall_by_frequency_by_domain"] == {
+        "x": {"head": 0.75, "middle": 0.25, "tail": 0.0},
+        "y": {"head": 0.9, "middle": 0.3, "tail": 0.1},
+    }
+    assert found["recall_by_frequency"] == pytest.approx(
+        {"head": 0.825, "middle": 0.275, "tail": 0.05}
+    )
 
 
 def part(domains: list[int]) -> ArraySet:
