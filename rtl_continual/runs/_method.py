@@ -93,6 +93,8 @@ class Method(ABC, Generic[ConfigT]):
     def __init__(self, context: RunContext, config: ConfigT) -> None:
         self.context = context
         self.config = config
+        # Time that sharing with other methods has saved; it counts as the method's own.
+        self.borrowed_seconds = {"train": 0.0, "eval": 0.0}
 
     @property
     def epochs(self) -> int:
@@ -128,6 +130,13 @@ class Method(ABC, Generic[ConfigT]):
         Keys: ``backbone``, ``effective_union``, ``separate_models``, ``ratio_vs_separate``,
         ``bytes_on_disk`` and ``trainable``.
         """
+
+    def inference_ratio(self) -> float:
+        """Work for one image as a ratio to the bare backbone's, in multiply-adds; heads left out.
+
+        Weights that a mask drops count as work: nothing here skips them.
+        """
+        return 1.0
 
     def finish_evaluation(self, tests: dict[str, ImageSet]) -> None:
         """Look at the test sets once more, right before :meth:`details`, after all learning.
