@@ -18,7 +18,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from rtl_continual.errors import PluginError, RTLError, unknown_name
 
-__all__ = ["ClassRegistry", "NamedSection", "Origin", "Registry", "config_problem"]
+__all__ = ["ClassRegistry", "NamedSection", "Origin", "Registry", "config_problem", "hooks"]
 
 T = TypeVar("T")
 
@@ -173,6 +173,14 @@ def _public_name(value: type[Any]) -> str:
     """Where a class is imported from: without the private modules in its path."""
     path = [part for part in value.__module__.split(".") if not part.startswith("_")]
     return ".".join([*path, value.__qualname__])
+
+
+def hooks() -> Any:
+    """Calls the hooks of all plugins, for rooms that must not import the plugin room.
+
+    ``hooks().relax_sparsity(report=report)`` is an example; see ``docs/plugins.md``.
+    """
+    return import_module(_PROVIDER).get_manager().hook
 
 
 def config_problem(name: str, config_class: Any) -> str | None:

@@ -55,6 +55,7 @@ def register_backbones() -> Mapping[str, Any]:
 def register_methods() -> Mapping[str, str]:
     """Our method, its references, and Avalanche's; as text, for importing Avalanche is slow."""
     methods, baselines = "rtl_continual.runs.methods", "rtl_continual.avalanche.baselines"
+    rivals = "rtl_continual.avalanche.rivals"
     return {
         "rtl": f"{methods}.rtl:RTLMethod",
         "rtl_joint": f"{methods}.rtl_joint:RTLJointMethod",
@@ -62,10 +63,17 @@ def register_methods() -> Mapping[str, str]:
         "independent": f"{methods}.independent:IndependentMethod",
         "joint": f"{methods}.joint:JointMethod",
         "linear_probe": f"{methods}.linear_probe:LinearProbeMethod",
+        "ncm": f"{methods}.ncm:NCMMethod",
+        "ranpac": f"{methods}.ranpac:RanPACMethod",
+        "adapters": f"{methods}.adapters:AdaptersMethod",
+        "piggyback": f"{methods}.piggyback:PiggybackMethod",
+        "supsup": f"{methods}.supsup:SupSupMethod",
         "naive": f"{baselines}:NaiveMethod",
         "replay": f"{baselines}:ReplayMethod",
         "ewc": f"{baselines}:EWCMethod",
         "slda": f"{baselines}:SLDAMethod",
+        "der": f"{rivals}:DERMethod",
+        "lwf": f"{rivals}:LwFMethod",
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import pluggy
@@ -13,7 +14,7 @@ from rtl_continual.plugins import _hookspecs
 from rtl_continual.plugins._hookspecs import API_VERSION
 from rtl_continual.registry import Origin
 
-__all__ = ["check_hooks", "check_version", "hook_names"]
+__all__ = ["answer_problem", "check_hooks", "check_version", "hook_names"]
 
 
 def hook_names() -> tuple[str, ...]:
@@ -69,3 +70,20 @@ def check_hooks(
         if extra:
             takes = f"takes {', '.join(known)}" if known else "takes no arguments"
             raise PluginError(f"{origin}: hook '{hook}' {takes}; got {', '.join(extra)}")
+
+
+_DECISIONS = {
+    "choose_router": ("rtl_continual.routing", "Router"),
+    "relax_sparsity": ("rtl_continual.training", "Relaxation"),
+}
+"""What an answer to a decision hook must be, beside ``None``."""
+
+
+def answer_problem(hook: str, answer: Any) -> str | None:
+    """What is wrong with an answer to a hook, or ``None``."""
+    if answer is None or hook not in _DECISIONS:
+        return None
+    module, name = _DECISIONS[hook]
+    if isinstance(answer, getattr(import_module(module), name)):
+        return None
+    return f"{hook} must return a {module}.{name} or None, got {type(answer).__name__}"

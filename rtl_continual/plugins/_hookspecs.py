@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rtl_continual.routing import Router
     from rtl_continual.streams import StreamSource
     from rtl_continual.tickets import SparsitySchedule, TicketBank
-    from rtl_continual.training import RelaxationPolicy
+    from rtl_continual.training import CollapseReport, Relaxation, RelaxationPolicy
 
 __all__ = ["API_VERSION", "GROUP", "hookimpl"]
 
@@ -153,6 +153,22 @@ def choose_router(bank: TicketBank, config: BaseModel) -> Router | None:
     """
 
 
+@hookspec(firstresult=True)
+def relax_sparsity(report: CollapseReport) -> Relaxation | None:
+    """Decide what to do about a ticket that is about to collapse, before its policy is asked.
+
+    The first answer that is not ``None`` counts; without one the policy of ``tickets.collapse``
+    decides. ``Relaxation(target=report.target)`` goes on as planned. Asked in the process that
+    learns the ticket, and at most ``max_relaxations`` times for each.
+
+    Args:
+        report: what the ticket's monitor saw.
+
+    Returns:
+        The relaxation, or ``None`` to leave it to others.
+    """
+
+
 @hookspec
 def run_started(scenario: Any, folder: Path) -> None:
     """Hear that a run starts, or goes on after it was cut off.
@@ -183,4 +199,40 @@ def ticket_added(folder: Path, unit: str, facts: Mapping[str, Any]) -> None:
         unit: seed and method, such as ``seed0.rtl``.
         facts: what ``metrics.jsonl`` says of it: ``ticket``, ``cluster``, ``parent``,
             ``sparsity``, ``samples``.
+    """
+
+
+@hookspec
+def ticket_rejected(folder: Path, unit: str, facts: Mapping[str, Any]) -> None:
+    """Hear that data asked for a ticket and will not get it.
+
+    Args:
+        folder: the run's folder.
+        unit: seed and method, such as ``seed0.rtl``.
+        facts: ``reason``, and in a run ``experience`` and ``groups``: how many clusters go without.
+    """
+
+
+@hookspec
+def shift_detected(folder: Path, unit: str, facts: Mapping[str, Any]) -> None:
+    """Hear that data have left what the bank's tickets know (``growth: discover``).
+
+    The first data of an empty bank count too.
+
+    Args:
+        folder: the run's folder.
+        unit: seed and method, such as ``seed0.rtl``.
+        facts: ``clusters`` that are new, ``samples`` in them, and in a run ``experience``.
+    """
+
+
+@hookspec
+def collapse_detected(folder: Path, unit: str, facts: Mapping[str, Any]) -> None:
+    """Hear that a ticket is about to collapse; what is done about it follows as ``relaxation``.
+
+    Args:
+        folder: the run's folder.
+        unit: seed and method, such as ``seed0.rtl``.
+        facts: the fields of :class:`rtl_continual.training.CollapseReport`; ``ticket`` is the id,
+            ``cluster`` the name.
     """

@@ -15,7 +15,7 @@ from rtl_continual import __version__
 from rtl_continual.errors import PluginError, RTLError
 from rtl_continual.plugins import _hookspecs
 from rtl_continual.plugins._blame import describe, frame_of
-from rtl_continual.plugins._check import check_hooks, check_version
+from rtl_continual.plugins._check import answer_problem, check_hooks, check_version
 from rtl_continual.plugins._hookspecs import GROUP
 from rtl_continual.plugins._load import import_source
 from rtl_continual.registry import Origin
@@ -314,11 +314,15 @@ def _guarded(
 
     def call(*args: Any) -> Any:
         try:
-            return function(*args)
+            answer = function(*args)
         except PluginError:
             raise
         except Exception as error:
             raise PluginError(f"{origin} failed in {hook}: {describe(error)}") from error
+        problem = answer_problem(hook, answer)
+        if problem is not None:
+            raise PluginError(f"{origin}: {problem}")
+        return answer
 
     def wrap(*args: Any) -> Generator[Any, Any, Any]:
         try:

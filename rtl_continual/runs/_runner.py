@@ -145,8 +145,13 @@ def _changes(before: Any, now: Any, path: str) -> list[str]:
     return [] if before == now else [f"{path} was {shown(before)}, is {shown(now)}"]
 
 
-_UNIT_HOOKS = {"ticket_added"}
-"""Events of a unit that plugins hear of."""
+_UNIT_HOOKS = {
+    "collapse": "collapse_detected",
+    "shift_detected": "shift_detected",
+    "ticket_added": "ticket_added",
+    "ticket_rejected": "ticket_rejected",
+}
+"""Events of a unit that plugins hear of, and the hook of each."""
 
 
 class _Recorder:
@@ -171,7 +176,7 @@ class _Recorder:
     def event(self, unit: Unit, event: str, facts: dict[str, Any]) -> None:
         self.log.write(event, unit=unit.id, seed=unit.seed, method=unit.label, **facts)
         if event in _UNIT_HOOKS:
-            hook = getattr(get_manager().hook, event)
+            hook = getattr(get_manager().hook, _UNIT_HOOKS[event])
             hook(folder=self.folder, unit=unit.id, facts=facts)
 
     def working(self, job: int, text: str) -> None:

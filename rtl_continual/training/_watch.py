@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from rtl_continual.registry import hooks
 from rtl_continual.tickets import Mask, MaskScores, TicketBank, magnitude_scores
 from rtl_continual.training._collapse import CollapseMonitor, CollapseReport
 from rtl_continual.training._collapse_config import CollapseConfig
@@ -85,10 +86,12 @@ class CollapseWatch:
         self._answer(learner, report)
 
     def _answer(self, learner: TicketLearner, report: CollapseReport) -> None:
-        relaxation = None
+        relaxation, by = None, "relax_sparsity"
         if len(self.relaxations) < self.config.max_relaxations:
-            relaxation = self.policy.relax(report)
-        facts = None if relaxation is None else self._apply(learner, report, relaxation)
+            relaxation = hooks().relax_sparsity(report=report)
+            if relaxation is None:
+                relaxation, by = self.policy.relax(report), self.policy.name
+        facts = None if relaxation is None else self._apply(learner, report, relaxation, by)
         if facts is None:
             # Nobody will answer the next flag either, and each one would say the same.
             self._done = True
@@ -96,13 +99,13 @@ class CollapseWatch:
             self.on_collapse(report, facts)
 
     def _apply(
-        self, learner: TicketLearner, report: CollapseReport, relaxation: Relaxation
+        self, learner: TicketLearner, report: CollapseReport, relaxation: Relaxation, by: str
     ) -> dict[str, Any]:
         before = {"target": learner.target, "kept": int(learner.scores.keep.sum())}
         learner.relax(relaxation, self._healthy_keep)
         after = {"target": learner.target, "kept": int(learner.scores.keep.sum())}
         facts = {
-            "policy": self.policy.name,
+            "policy": by,
             "step": report.step,
             "target_before": before["target"],
             "target_after": after["target"],

@@ -219,6 +219,7 @@ class Everything:
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, Any]] = []
+        self.relaxation: Any = None
 
     @hookimpl
     def register_routers(self) -> dict[str, Any]:
@@ -265,6 +266,11 @@ class Everything:
         self.heard.append(("choose_router", (len(bank), bank.router, config)))
 
     @hookimpl
+    def relax_sparsity(self, report: CollapseReport) -> Any:
+        self.heard.append(("relax_sparsity", report))
+        return self.relaxation
+
+    @hookimpl
     def run_started(self, scenario: Any, folder: Path) -> None:
         self.heard.append(("run_started", (scenario.name, (folder / "config.yaml").exists())))
 
@@ -277,6 +283,18 @@ class Everything:
     def ticket_added(self, folder: Path, unit: str, facts: Any) -> None:
         events = (folder / "metrics.jsonl").read_text(encoding="utf-8")
         self.heard.append(("ticket_added", (unit, dict(facts), events.count("ticket_added"))))
+
+    @hookimpl
+    def ticket_rejected(self, folder: Path, unit: str, facts: Any) -> None:
+        self.heard.append(("ticket_rejected", (folder.name, unit, dict(facts))))
+
+    @hookimpl
+    def shift_detected(self, folder: Path, unit: str, facts: Any) -> None:
+        self.heard.append(("shift_detected", (folder.name, unit, dict(facts))))
+
+    @hookimpl
+    def collapse_detected(self, folder: Path, unit: str, facts: Any) -> None:
+        self.heard.append(("collapse_detected", (folder.name, unit, dict(facts))))
 
 
 SCENARIO = """\
@@ -317,6 +335,36 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         results = run_scenario(load_scenario(folder / "s.yaml"), out)
         report = write_report(out).read_text(encoding="utf-8")
         yield Done(plugin, out, results, report, scenario_schema())
+
+
+GROWING = """\
+name: growing
+stream: {name: dots, count: 40}
+backbone: {name: tiny, channels: 5}
+tickets:
+  epochs: 10
+  batch_size: 4
+  sparsity: 0.998
+  collapse: {policy: {name: half}, max_relaxations: 1, probe_images: 8}
+growth: discover
+discovery: {min_support: 10, max_tickets: 1, clusterer: {name: kmeans, clusters: 1}}
+methods: {rtl: }
+"""
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+    """A run that discovers clusters, has room for one, and prunes it until it collapses."""
+    folder = tmp_path_factory.mktemp("grown")
+    (folder / "s.yaml").write_text(GROWING, encoding="utf-8")
+    plugin = Everything()
+    plugin.relaxation = Relaxation(target=0.625)
+    with pytest.MonkeyPatch.context() as patch:
+        manager = Manager()
+        patch.setattr(_manager, "_manager", manager)
+        manager.register(plugin, "everything")
+        results = run_scenario(load_scenario(folder / "s.yaml"), folder / "out")
+        yield Done(plugin, folder / "out", results, "", {})
 
 
 def test_hook_register_routers(done: Done) -> None:
@@ -400,6 +448,13 @@ def test_hook_choose_router(done: Done, manager: Manager) -> None:
     assert built.config.iterations == 7
 
 
+def test_hook_relax_sparsity(grown: Done) -> None:
+    (report,) = grown.heard("relax_sparsity")
+    assert (report.ticket, report.target) == ("cluster 0", 0.998)
+    (ticket,) = grown.results["methods"]["rtl"]["tickets"]
+    assert (ticket["sparsity_target"], ticket["relaxations"]) == (0.625, 1)
+
+
 def test_hook_run_started(done: Done) -> None:
     assert done.heard("run_started") == [("all-hooks", True)]
 
@@ -423,6 +478,25 @@ def rtl(*words: object) -> int:
     return int(stop.value.code or 0)
 
 
+def test_hook_ticket_rejected(grown: Done) -> None:
+    ((folder, unit, facts),) = grown.heard("ticket_rejected")
+    assert (folder, unit) == ("out", "seed0.rtl")
+    assert (facts["experience"], facts["groups"]) == (1, 1)
+    assert "may not have more than discovery.max_tickets (1) tickets" in facts["reason"]
+
+
+def test_hook_shift_detected(grown: Done) -> None:
+    facts = {"experience": 0, "clusters": 1, "samples": 40}
+    assert grown.heard("shift_detected") == [("out", "seed0.rtl", facts)]
+
+
+def test_hook_collapse_detected(grown: Done) -> None:
+    (report,) = grown.heard("relax_sparsity")
+    (folder, unit, facts) = grown.heard("collapse_detected")[0]
+    assert (folder, unit) == ("out", "seed0.rtl")
+    assert (facts["ticket"], facts["cluster"], facts["step"]) == (0, "cluster 0", report.step)
+
+
 # What goes wrong in a run.
 
 
@@ -444,6 +518,46 @@ def test_a_plugin_that_raises_stops_the_run_and_leaves_nothing_half_written(
         tiny_run(tmp_path)()
     assert list((tmp_path / "out" / "units").iterdir()) == []
     assert not (tmp_path / "out" / "bank").exists()
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, r"plugin 'unsure' failed in relax_sparsity: KeyError: 'no idea' \(test_hooks.py"),
+        (0.9, "plugin 'unsure': relax_sparsity must return a rtl_continual.training.Relaxation"),
+    ],
+)
+def test_a_bad_relaxation_stops_the_run_and_leaves_nothing_half_written(
+    manager: Manager, tmp_path: Path, answer: Any, message: str
+) -> None:
+    class Unsure(Everything):
+        @hookimpl
+        def relax_sparsity(self) -> Any:
+            return {}["no idea"] if answer is None else answer
+
+    plugin = Unsure()
+    manager.register(plugin, "unsure")
+    with pytest.raises(PluginError, match=message):
+        tiny_run(tmp_path, GROWING)()
+    assert not [name for name, _ in plugin.heard if name == "ticket_added"]
+    assert list((tmp_path / "out" / "units").iterdir()) == []
+    assert not (tmp_path / "out" / "bank").exists()
+
+
+def test_a_policy_that_raises_is_named(manager: Manager, tmp_path: Path) -> None:
+    class Lost(Half):
+        def relax(self, report: CollapseReport) -> Relaxation:
+            return Relaxation(target=report.no_such_thing)
+
+    class Policies(Everything):
+        @hookimpl
+        def register_relaxation_policies(self) -> dict[str, Any]:
+            return {"half": Lost}
+
+    manager.register(Policies(), "lost")
+    with pytest.raises(PluginError, match=r"plugin 'lost' failed at test_hooks.py:\d+: Attrib"):
+        tiny_run(tmp_path, GROWING)()
     assert not (tmp_path / "out" / "results.json").exists()
 
 

@@ -56,6 +56,19 @@ class RTLMethod(Method[MethodConfig]):
             unassigned=found.outliers,
             beyond_cap=found.capped,
         )
+        if found.new:
+            samples = int(np.isin(found.ticket_ids, found.new).sum())
+            self.context.emit(
+                "shift_detected", experience=index, clusters=len(found.new), samples=samples
+            )
+        if found.capped:
+            most = self._growth.config.max_tickets
+            self.context.emit(
+                "ticket_rejected",
+                experience=index,
+                groups=found.capped,
+                reason=f"the bank may not have more than discovery.max_tickets ({most}) tickets",
+            )
         for number in found.new:
             rows = found.members(number)
             part = train.subset(rows)
