@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from rtl_continual.errors import BankError
+from rtl_continual.store._add_command import add
 
 __all__ = ["bank_app"]
 
@@ -27,6 +28,9 @@ Version = Annotated[
 ]
 Given = Annotated[str, typer.Argument(metavar="N|TAG", help="A version's number, or a tag.")]
 Message = Annotated[str, typer.Option(help="Kept with the version.")]
+
+
+bank_app.command("add")(add)
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

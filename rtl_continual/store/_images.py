@@ -1,25 +1,34 @@
-"""Images from files, with a limit on their size before anything is decoded."""
+"""Images from files, bytes, arrays and PIL, with limits that hold before anything is decoded."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rtl_continual.backbones import InputSpec
 from rtl_continual.errors import DataError
+from rtl_continual.streams import ImageSet
 
-__all__ = ["read_images"]
+__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageFiles", "as_images", "decode_image", "read_images"]
 
-_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-_MAX_PIXELS = 50_000_000
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+MAX_PIXELS = 50_000_000
+"""Width times height above which a file is refused before it is decoded."""
+
+# Those of IMAGE_SUFFIXES: other decoders of Pillow's are not asked, whatever a file says it is.
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_DECODERS = 4
 
 
 def read_images(paths: Sequence[Path], spec: InputSpec) -> tuple[torch.Tensor, list[str]]:
-    """Read image files, and all those in folders, resized to what a backbone takes.
+    """Read image files, and all those in folders, as a backbone takes them.
 
     Args:
         paths: files and folders.
@@ -34,36 +43,187 @@ def read_images(paths: Sequence[Path], spec: InputSpec) -> tuple[torch.Tensor, l
     files = [file for path in paths for file in _files(path)]
     if not files:
         raise DataError(f"no image files in {', '.join(map(str, paths))}")
-    images = [_read(file, spec) for file in files]
-    odd = next((f for f, x in zip(files, images, strict=True) if x.shape != images[0].shape), None)
-    if odd is not None:
+    return _stack([decode_image(file, spec) for file in files], files), [str(f) for f in files]
+
+
+def as_images(inputs: Any, spec: InputSpec) -> torch.Tensor:
+    """Whatever shows images, as a tensor.
+
+    Args:
+        inputs: a tensor, which is taken as it is; a NumPy array ``[height, width, channels]``,
+            ``[height, width]``, or a batch of such, ``uint8`` or floating point in 0..1, with the
+            channels last or first; a PIL image or a path; or a list of PIL images, paths and
+            arrays ``[height, width, channels]``.
+        spec: of the backbone. PIL images and files are brought to its size; arrays and tensors
+            must have it.
+
+    Returns:
+        ``[images, channels, height, width]``.
+
+    Raises:
+        DataError: if it is nothing of that, or a file cannot be read.
+    """
+    if isinstance(inputs, torch.Tensor):
+        return inputs
+    if isinstance(inputs, np.ndarray):
+        return _from_array(inputs, spec)
+    if isinstance(inputs, str | Path | Image.Image):
+        return as_images([inputs], spec)
+    if not isinstance(inputs, Sequence) or isinstance(inputs, bytes):
         raise DataError(
-            f"{odd} is of another size than {files[0]}; this backbone takes any, but one"
+            "images are a tensor, a NumPy array, PIL images or paths of files, got "
+            f"{type(inputs).__name__}"
         )
-    return torch.stack(images), [str(file) for file in files]
+    if inputs and all(isinstance(item, torch.Tensor) for item in inputs):
+        return _stack(list(inputs), range(len(inputs)))
+    if not inputs:
+        raise DataError("there are no images in the list")
+    return _stack([_one(item, spec) for item in inputs], range(len(inputs)))
+
+
+def decode_image(
+    source: Path | bytes, spec: InputSpec, *, max_pixels: int | None = None, name: str = ""
+) -> torch.Tensor:
+    """One image file: upright, its shorter side brought to the backbone's, the middle cut out.
+
+    Args:
+        source: a file, or its bytes.
+        spec: of the backbone.
+        max_pixels: width times height above which it is refused; :data:`MAX_PIXELS` by default.
+        name: for messages, where there is no path.
+
+    Returns:
+        ``uint8 [channels, height, width]``.
+
+    Raises:
+        DataError: if it is no image, or has too many pixels.
+    """
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    where = name or str(source if isinstance(source, Path) else "the image")
+    try:
+        with Image.open(
+            source if isinstance(source, Path) else io.BytesIO(source), formats=_FORMATS
+        ) as opened:
+            if opened.width * opened.height > limit:
+                raise DataError(
+                    f"{where} has {opened.width} x {opened.height} pixels, at most {limit} are read"
+                )
+            return _fitted(ImageOps.exif_transpose(opened), spec)
+    # Pillow's decoders raise all of these on damaged files.
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        raise DataError(f"{where} cannot be read as an image: {error}") from error
+
+
+class ImageFiles(ImageSet):
+    """A data set of image files, read as :func:`read_images` reads them, when a batch is asked for.
+
+    What a ticket learns from and what it is asked later thus go through the same pixels.
+
+    Args:
+        files: one per image.
+        targets: class indices ``[n]``.
+        domains: domain indices ``[n]``.
+        spec: of the backbone.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], targets: np.ndarray, domains: np.ndarray, spec: InputSpec
+    ) -> None:
+        self.files = list(files)
+        self.targets = np.asarray(targets, dtype=np.int64)
+        self.domains = np.asarray(domains, dtype=np.int64)
+        self.spec = spec
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        index = np.asarray(indices, dtype=np.int64)
+        files = [self.files[i] for i in index.tolist()]
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            images = list(pool.map(lambda file: decode_image(file, self.spec), files))
+        return _stack(images, files), torch.from_numpy(self.targets[index])
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ImageFiles:
+        index = np.asarray(indices, dtype=np.int64)
+        return ImageFiles(
+            [self.files[i] for i in index.tolist()],
+            self.targets[index],
+            self.domains[index],
+            self.spec,
+        )
 
 
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
+        yield from sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     elif path.is_file():
         yield path
     else:
         raise DataError(f"{path} does not exist")
 
 
-def _read(path: Path, spec: InputSpec) -> torch.Tensor:
-    try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > _MAX_PIXELS:
-                raise DataError(
-                    f"{path} has {opened.width} x {opened.height} pixels, at most {_MAX_PIXELS} "
-                    "are read"
-                )
-            picture: Image.Image = opened.convert("L" if spec.channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
-    if spec.size is not None and picture.size != (spec.size[1], spec.size[0]):
-        picture = picture.resize((spec.size[1], spec.size[0]), Image.Resampling.BILINEAR)
-    pixels = np.array(picture)
+def _stack(images: list[torch.Tensor], names: Sequence[Any]) -> torch.Tensor:
+    odd = next((n for n, x in zip(names, images, strict=True) if x.shape != images[0].shape), None)
+    if odd is not None:
+        raise DataError(
+            f"image {odd} is of another size than {names[0]}; this backbone takes any, but one"
+        )
+    return torch.stack(images)
+
+
+def _one(item: Any, spec: InputSpec) -> torch.Tensor:
+    if isinstance(item, str | Path):
+        path = Path(item)
+        if not path.is_file():
+            raise DataError(f"{path} does not exist")
+        return decode_image(path, spec)
+    if isinstance(item, Image.Image):
+        return _fitted(item, spec)
+    if isinstance(item, np.ndarray) and item.ndim in (2, 3):
+        return _from_array(item, spec)[0]
+    raise DataError(
+        f"a list of images holds PIL images, paths or arrays, got {type(item).__name__}"
+    )
+
+
+def _from_array(array: np.ndarray, spec: InputSpec) -> torch.Tensor:
+    shape = list(array.shape)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4 or spec.channels not in (array.shape[1], array.shape[3]):
+        raise DataError(
+            f"an array of images is [height, width, {spec.channels}] or a batch of such, got "
+            f"{shape}"
+        )
+    if array.shape[3] == spec.channels:
+        array = array.transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _fitted(image: Image.Image, spec: InputSpec) -> torch.Tensor:
+    """A picture as ``uint8 [channels, height, width]`` of the backbone's size."""
+    if image.mode.startswith("I;16"):
+        # Pillow clips 16-bit values to white instead of scaling them.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        # Pillow asks for this detour with a warning.
+        image = image.convert("RGBA")
+    image = image.convert("L" if spec.channels == 1 else "RGB")
+    if spec.size is not None and image.size != (spec.size[1], spec.size[0]):
+        # Both sides reach at least the wanted ones, then the middle is cut out.
+        height, width = spec.size
+        scale = max(width / image.width, height / image.height)
+        sides = max(width, int(image.width * scale)), max(height, int(image.height * scale))
+        image = image.resize(sides, Image.Resampling.BILINEAR)
+        left, top = round((sides[0] - width) / 2), round((sides[1] - height) / 2)
+        image = image.crop((left, top, left + width, top + height))
+    pixels = np.array(image)
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()

@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from pydantic import BaseModel
 
 from rtl_continual.backbones import Backbone
@@ -21,7 +20,8 @@ from rtl_continual.store._parts import (
     decode_backbone,
     decode_router,
 )
-from rtl_continual.tickets import LazyTickets, MaskLayout, Ticket, TicketBank
+from rtl_continual.store._stored import Opened, StoredBank
+from rtl_continual.tickets import LazyTickets, MaskLayout, Ticket
 
 __all__ = ["load_backbone", "load_router", "load_ticket", "load_version"]
 
@@ -29,13 +29,11 @@ __all__ = ["load_backbone", "load_router", "load_ticket", "load_version"]
 def load_version(
     files: BankFiles,
     manifest: Manifest,
-    *,
+    opened: Opened,
     backbone: Backbone | None,
-    router: BaseModel | None = None,
-    cache_bytes: int,
-    device: str | torch.device | None,
-) -> TicketBank:
+) -> StoredBank:
     """See :meth:`BankStore.load`."""
+    router, cache_bytes, device = opened.router, opened.cache_bytes, opened.device
     backbone = load_backbone(files, manifest, backbone)
     if device is not None:
         backbone.to(device)
@@ -45,7 +43,7 @@ def load_version(
             f"bank '{files}' masks {manifest.backbone.maskable} weights, "
             f"the backbone has {layout.total}"
         )
-    owner: list[weakref.ref[TicketBank]] = []
+    owner: list[weakref.ref[StoredBank]] = []
 
     def checked(index: int) -> Ticket:
         ticket = load_ticket(files, manifest, index, layout)
@@ -57,7 +55,7 @@ def load_version(
     tickets = LazyTickets(
         [entry.name for entry in manifest.tickets], checked, cache_bytes=cache_bytes // 8
     )
-    bank = TicketBank(
+    bank = StoredBank(
         backbone,
         build_task(manifest.task.name, manifest.task.config),
         load_router(files, manifest, tickets) if router is None else _fresh(router, tickets),
@@ -65,6 +63,7 @@ def load_version(
         cache_bytes=cache_bytes - cache_bytes // 8,
     )
     owner.append(weakref.ref(bank))
+    bank.opened = opened
     bank.version, bank.manifest = manifest.version, manifest.sha256
     return bank
 

@@ -8,10 +8,10 @@ import torch
 from pydantic import BaseModel
 
 from rtl_continual.backbones import Backbone
-from rtl_continual.errors import BankError
 from rtl_continual.store._manifest import Manifest
 from rtl_continual.store._storage import open_storage
 from rtl_continual.store._store import BankStore
+from rtl_continual.store._stored import StoredBank
 from rtl_continual.tickets import TicketBank
 
 __all__ = ["load_bank", "save_bank"]
@@ -63,13 +63,13 @@ def load_bank(
     router: BaseModel | None = None,
     cache_bytes: int = 256 * 2**20,
     device: str | torch.device | None = None,
-) -> TicketBank:
+) -> StoredBank:
     """Open a stored bank, ready to predict. Tickets are read when they are first used.
 
     Args:
         path: the bank's folder, or an address such as ``s3://bucket/folder``.
-        version: the version's number; by default the newest.
-        tag: the version that this tag names.
+        version: the version's number; by default the newest, which ``reload()`` then follows.
+        tag: the version that this tag names; ``reload()`` follows the tag.
         backbone: use this one, if it is the right one; by default it is built from the bank's
             reference or embedded weights.
         router: options of another router than the stored one, such as ``FlatRouterConfig()``; it
@@ -80,11 +80,11 @@ def load_bank(
     Raises:
         BankError: if there is no such bank, version or tag, or something in it is damaged.
     """
-    store = BankStore.open(path)
-    if tag is not None:
-        if version is not None:
-            raise BankError(f"give a version or a tag, not both (got {version} and '{tag}')")
-        version = store.tagged(tag)
-    return store.load(
-        version, backbone=backbone, router=router, cache_bytes=cache_bytes, device=device
+    return BankStore.open(path).load(
+        version,
+        tag=tag,
+        backbone=backbone,
+        router=router,
+        cache_bytes=cache_bytes,
+        device=device,
     )

@@ -34,6 +34,7 @@ from rtl_continual.store._parts import (
 )
 from rtl_continual.store._sizes import sizes
 from rtl_continual.store._storage import open_storage
+from rtl_continual.store._stored import Opened, StoredBank
 from rtl_continual.store._verify import VerifyReport, verify
 from rtl_continual.tickets import Ticket, TicketBank
 
@@ -121,15 +122,17 @@ class BankStore(BankFiles):
         self,
         version: int | None = None,
         *,
+        tag: str | None = None,
         backbone: Backbone | None = None,
         router: BaseModel | None = None,
         cache_bytes: int = 256 * 2**20,
         device: str | torch.device | None = None,
-    ) -> TicketBank:
+    ) -> StoredBank:
         """One version as a :class:`~rtl_continual.TicketBank`; tickets are read when used.
 
         Args:
             version: HEAD by default.
+            tag: the version that this tag names.
             backbone: use this one, if it is the right one; by default it is built from the
                 bank's reference or embedded weights.
             router: options of another router than the stored one; it is fitted to the tickets.
@@ -140,14 +143,11 @@ class BankStore(BankFiles):
         Raises:
             BankError: if the version is missing or damaged, or the backbone is another one.
         """
-        return load_version(
-            self,
-            kept_version(self, version),
-            backbone=backbone,
-            router=router,
-            cache_bytes=cache_bytes,
-            device=device,
-        )
+        if tag is not None and version is not None:
+            raise BankError(f"give a version or a tag, not both (got {version} and '{tag}')")
+        opened = Opened(self, version, tag, router, cache_bytes, device)
+        manifest = kept_version(self, opened.number() if tag is not None else version)
+        return load_version(self, manifest, opened, backbone)
 
     def verify(self) -> VerifyReport:
         """Hash everything again, and prove that no stored ticket has ever changed."""

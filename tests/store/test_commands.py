@@ -160,6 +160,6 @@ def test_images_are_resized_and_limited(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no image files in"):
         read_images([tmp_path / "empty"], InputSpec())
-    monkeypatch.setattr("rtl_continual.store._images._MAX_PIXELS", 1999)
+    monkeypatch.setattr("rtl_continual.store._images.MAX_PIXELS", 1999)
     with pytest.raises(DataError, match="has 50 x 40 pixels, at most 1999"):
         read_images([tmp_path / "a.png"], InputSpec())
