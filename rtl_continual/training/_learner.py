@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -134,10 +134,12 @@ class TicketLearner:
         """Outputs ``[batch, classes]`` of the ticket as it stands, on trunk activations."""
         if training and self.config.shift and activation.ndim == 4:
             activation = random_shift(activation, self.config.shift, self._generator)
-        return self.head(self._features(activation, training))
+        return self.head(self._run(activation, self.norm, training))
 
-    def _features(self, activation: torch.Tensor, training: bool) -> torch.Tensor:
-        values = {**self.scores.effective(), **self.norm}
+    def _run(
+        self, activation: torch.Tensor, norm: Mapping[str, torch.Tensor], training: bool
+    ) -> torch.Tensor:
+        values = {**self.scores.effective(), **norm}
         with batch_norm_mode(self._body.module, training):
             return self._body(values, activation)
 
@@ -187,8 +189,13 @@ class TicketLearner:
 
     @torch.no_grad()
     def probe(self, activation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features and outputs of the ticket as it stands; training is not disturbed."""
-        features = self._features(activation, training=False)
+        """Features and outputs of the ticket as it stands; training is not disturbed.
+
+        Batch norm uses the statistics of these samples: running ones lag behind a mask that
+        changes every few steps, and what they get wrong would look like a collapse.
+        """
+        norm = {name: tensor.clone() for name, tensor in self.norm.items()}
+        features = self._run(activation, norm, training=True)
         return features, self.head(features)
 
     def relax(self, relaxation: Relaxation, healthy: torch.Tensor | None = None) -> None:
