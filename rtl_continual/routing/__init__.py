@@ -8,8 +8,12 @@ from rtl_continual.routing._registry import (
     router_names,
     router_origin,
 )
-from rtl_continual.routing._router import UNKNOWN, Router, Routing
+from rtl_continual.routing._router import UNKNOWN, Router, RouterConfig, Routing
 from rtl_continual.routing.flat import FlatRouter, FlatRouterConfig
+from rtl_continual.routing.hierarchical import HierarchicalRouter, HierarchicalRouterConfig
+from rtl_continual.routing.kmeans import KMeansRouter, KMeansRouterConfig
+from rtl_continual.routing.mahalanobis import MahalanobisRouter, MahalanobisRouterConfig
+from rtl_continual.routing.prototype import PrototypeRouter, PrototypeRouterConfig
 
 __all__ = [
     "BUILT_IN_ROUTERS",
@@ -17,7 +21,16 @@ __all__ = [
     "FeatureMixture",
     "FlatRouter",
     "FlatRouterConfig",
+    "HierarchicalRouter",
+    "HierarchicalRouterConfig",
+    "KMeansRouter",
+    "KMeansRouterConfig",
+    "MahalanobisRouter",
+    "MahalanobisRouterConfig",
+    "PrototypeRouter",
+    "PrototypeRouterConfig",
     "Router",
+    "RouterConfig",
     "Routing",
     "build_router",
     "router_config_class",

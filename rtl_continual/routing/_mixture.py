@@ -26,6 +26,10 @@ class FeatureMixture:
     from it trains gates without stored images, as SOYO (Wang et al., 2025) does with final
     features.
 
+    What lives in scaled features is of order one, so :meth:`fit` stores it in half precision;
+    ``docs/routers.md`` has the measurements behind that and behind ``rank``. Mixtures stored in
+    full precision, or with more axes, are read as they are.
+
     Args:
         tensors: the stored form; see :meth:`tensors`.
     """
@@ -36,6 +40,7 @@ class FeatureMixture:
         self.axes = tensors["axes"].double() if "axes" in tensors else None
         self.residual = tensors["residual"].double() if "residual" in tensors else None
         self.weights = tensors["weights"].double()
+        self._stored_as = tensors["means"].dtype
         self.means = tensors["means"].double()
         self.count = int(tensors["count"])
         rank = self.means.shape[1]
@@ -49,7 +54,7 @@ class FeatureMixture:
         features: torch.Tensor,
         *,
         components: int = 2,
-        rank: int = 64,
+        rank: int = 32,
         ridge: float = 1e-3,
         seed: int = 0,
     ) -> FeatureMixture:
@@ -100,7 +105,13 @@ class FeatureMixture:
         stored["weights"] = weights
         stored["means"] = means
         stored["cholesky"] = torch.linalg.cholesky(covariances)[:, rows, columns]
-        return cls({k: v.float() if v.is_floating_point() else v for k, v in stored.items()})
+        raw = {"center", "scale", "weights"}
+        return cls(
+            {
+                k: (v.float() if k in raw else v.half()) if v.is_floating_point() else v
+                for k, v in stored.items()
+            }
+        )
 
     @property
     def width(self) -> int:
@@ -108,20 +119,25 @@ class FeatureMixture:
         return len(self.center)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The stored form, float32; covariances as packed lower Cholesky factors."""
+        """The stored form; covariances as packed lower Cholesky factors.
+
+        ``center``, ``scale`` and ``weights`` are float32, the rest has the precision it was
+        given in.
+        """
         rank = self.means.shape[1]
         rows, columns = torch.tril_indices(rank, rank)
         stored = {
+            "means": self.means,
+            "cholesky": self.cholesky[:, rows, columns],
+        }
+        if self.axes is not None and self.residual is not None:
+            stored |= {"axes": self.axes, "residual": self.residual}
+        return {name: tensor.to(self._stored_as) for name, tensor in stored.items()} | {
             "center": self.center.float(),
             "scale": self.scale.float(),
             "weights": self.weights.float(),
-            "means": self.means.float(),
-            "cholesky": self.cholesky[:, rows, columns].float(),
             "count": torch.tensor(self.count),
         }
-        if self.axes is not None and self.residual is not None:
-            stored |= {"axes": self.axes.float(), "residual": self.residual.float()}
-        return stored
 
     def sample(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Draw ``[count, features]``, float64."""
@@ -150,14 +166,45 @@ class FeatureMixture:
             mean @ self.axes, self.axes.T @ factor, self.residual.square(), validate_args=False
         )
 
+    def _projected_moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and covariance over the whole mixture, in the space of its components."""
+        mean = self.weights @ self.means
+        factors = (self.weights.sqrt()[:, None, None] * self.cholesky).transpose(0, 1).flatten(1)
+        spread = self.weights.sqrt()[:, None] * (self.means - mean)
+        return mean, factors @ factors.T + spread.T @ spread
+
+    def merged(self) -> FeatureMixture:
+        """One Gaussian with this mixture's mean and covariance."""
+        mean, covariance = self._projected_moments()
+        rows, columns = torch.tril_indices(len(mean), len(mean))
+        return FeatureMixture(
+            self.tensors()
+            | {
+                "weights": torch.ones(1),
+                "means": mean[None].to(self._stored_as),
+                "cholesky": torch.linalg.cholesky(covariance)[None, rows, columns].to(
+                    self._stored_as
+                ),
+            }
+        )
+
+    def mean(self) -> torch.Tensor:
+        """Mean of each feature ``[features]``, float64."""
+        mean = self.weights @ self.means
+        return self.center + self.scale * (mean if self.axes is None else mean @ self.axes)
+
+    def covariance(self) -> torch.Tensor:
+        """Covariance of the features over the whole mixture, ``[features, features]``, float64."""
+        _, covariance = self._projected_moments()
+        if self.axes is not None and self.residual is not None:
+            covariance = self.axes.T @ covariance @ self.axes + torch.diag(self.residual.square())
+        return self.scale[:, None] * covariance * self.scale
+
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of each feature over the whole mixture, both ``[features]``."""
-        mean = (self.weights[:, None] * self.means).sum(dim=0)
-        spread = self.means - mean
-        second = torch.einsum("k,kij,klj->il", self.weights, self.cholesky, self.cholesky)
-        covariance = second + torch.einsum("k,ki,kj->ij", self.weights, spread, spread)
+        mean, covariance = self._projected_moments()
         if self.axes is not None and self.residual is not None:
-            variance = torch.einsum("ri,rs,si->i", self.axes, covariance, self.axes)
+            variance = ((covariance @ self.axes) * self.axes).sum(dim=0)
             return self.center + self.scale * (mean @ self.axes), self.scale.pow(2) * (
                 variance + self.residual.pow(2)
             )

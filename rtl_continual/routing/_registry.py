@@ -7,6 +7,10 @@ from pydantic import BaseModel
 from rtl_continual.registry import ClassRegistry, Origin
 from rtl_continual.routing._router import Router
 from rtl_continual.routing.flat import FlatRouter
+from rtl_continual.routing.hierarchical import HierarchicalRouter
+from rtl_continual.routing.kmeans import KMeansRouter
+from rtl_continual.routing.mahalanobis import MahalanobisRouter
+from rtl_continual.routing.prototype import PrototypeRouter
 
 __all__ = [
     "BUILT_IN_ROUTERS",
@@ -16,7 +20,13 @@ __all__ = [
     "router_origin",
 ]
 
-BUILT_IN_ROUTERS: dict[str, type[Router]] = {"flat": FlatRouter}
+BUILT_IN_ROUTERS: dict[str, type[Router]] = {
+    "flat": FlatRouter,
+    "hierarchical": HierarchicalRouter,
+    "kmeans": KMeansRouter,
+    "mahalanobis": MahalanobisRouter,
+    "prototype": PrototypeRouter,
+}
 """What the built-in plugin registers."""
 
 

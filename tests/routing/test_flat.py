@@ -69,7 +69,7 @@ def test_growing_keeps_the_ids_of_old_tickets() -> None:
 @pytest.mark.parametrize("width", [8, 48, 131, 2048])
 def test_a_row_has_the_same_bits_in_any_batch(tickets: int, width: int) -> None:
     router = FlatRouter()
-    router.weight, router.bias = torch.randn(tickets, width), torch.randn(tickets)
+    router.load_state_dict({"weight": torch.randn(tickets, width), "bias": torch.randn(tickets)})
     features = torch.randn(300, width)
     whole = router.scores(features)
     for count in (1, 2, 3, 17, 64):
@@ -151,6 +151,6 @@ def test_routing_costs_under_one_percent_of_the_backbone() -> None:
     backbone = build_backbone("glyphnet", weights="random:0")
     width, tickets = backbone.router_feature_dim, 5
     router = FlatRouter()
-    router.weight, router.bias = torch.zeros(tickets, width), torch.zeros(tickets)
+    router.load_state_dict({"weight": torch.zeros(tickets, width), "bias": torch.zeros(tickets)})
     assert router.flops() == 2 * tickets * width + tickets
     assert router.flops() < 0.01 * backbone_flops(backbone)["total"]

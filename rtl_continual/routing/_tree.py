@@ -1,0 +1,332 @@
+"""A balanced tree over points that grows like a B-tree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+__all__ = ["PointTree"]
+
+_ENTRY = 8
+"""A search begins at the lowest level with at most so many times the root of the points' number."""
+
+_ROWS_AT_ONCE = 256
+"""Inputs searched together; their blocks stay in the processor's cache."""
+
+
+class _Level:
+    """The nodes of one level: each holds up to ``capacity`` children, side by side in memory.
+
+    Attributes:
+        count: nodes in use; arrays have room for more.
+        points: the children's points ``[nodes, capacity, axes]``.
+        bias: half their squared norms ``[nodes, capacity]``; infinite where there is no child.
+        child: the children's numbers ``[nodes, capacity]``, -1 where there is none.
+        size: children of each node.
+        weight: leaves' points below each node.
+        parent: of each node, a number in the level above; -1 at the root.
+        center: mean of the points below each node ``[nodes, axes]``, and half its squared norm.
+    """
+
+    def __init__(self, capacity: int, axes: int, room: int = 4) -> None:
+        self.count = 0
+        self.points = np.zeros((room, capacity, axes), np.float32)
+        self.bias = np.full((room, capacity), np.inf, np.float32)
+        self.child = np.full((room, capacity), -1, np.int64)
+        self.size = np.zeros(room, np.int64)
+        self.weight = np.zeros(room, np.int64)
+        self.parent = np.full(room, -1, np.int64)
+        self.center = np.zeros((room, axes), np.float32)
+        self.half = np.zeros(room, np.float32)
+
+    def new_node(self) -> int:
+        """The number of one more, empty node."""
+        if self.count == len(self.size):
+            for name, array in vars(self).items():
+                if name != "count":
+                    spare = np.empty((2 * len(array), *array.shape[1:]), array.dtype)
+                    spare[: len(array)] = array
+                    setattr(self, name, spare)
+        node = self.count
+        self.count += 1
+        self.fill(node, self.points[:0, 0], self.child[:0, 0])
+        self.parent[node] = -1
+        return node
+
+    def fill(self, node: int, points: np.ndarray, children: np.ndarray) -> None:
+        """Give a node these children and no others."""
+        n = len(children)
+        self.points[node] = 0
+        self.points[node, :n] = points
+        self.bias[node] = np.inf
+        self.bias[node, :n] = 0.5 * np.einsum("ij,ij->i", points, points)
+        self.child[node] = -1
+        self.child[node, :n] = children
+        self.size[node] = n
+
+    def put(self, node: int, slot: int, point: np.ndarray, child: int) -> None:
+        """Set one child; a slot at the end makes the node longer."""
+        self.points[node, slot] = point
+        self.bias[node, slot] = 0.5 * float(point @ point)
+        self.child[node, slot] = child
+        self.size[node] = max(int(self.size[node]), slot + 1)
+
+
+class PointTree:
+    """Finds points near an input, coarse to fine, without looking at all of them.
+
+    Every leaf has the same depth. A point joins the leaf whose centre is nearest; a node that
+    overflows is halved between its two clusters, and so is its parent if that overflows in turn:
+    adding a point touches one path and no other node. Only the root's split makes the tree deeper.
+
+    Args:
+        axes: coordinates of a point.
+        capacity: children of a node at most.
+    """
+
+    def __init__(self, axes: int, capacity: int) -> None:
+        self.axes = axes
+        self.capacity = capacity
+        self.count = 0
+        self.levels = [_Level(capacity, axes)]
+        self.levels[0].new_node()
+
+    @classmethod
+    def build(cls, points: np.ndarray, capacity: int) -> PointTree:
+        """A tree over points ``[points, axes]``, numbered in their order."""
+        tree = cls(points.shape[1], capacity)
+        tree.count = len(points)
+        tree.levels = []
+        numbers, values = np.arange(len(points)), points.astype(np.float32, copy=False)
+        weights = np.ones(len(points), np.int64)
+        while not tree.levels or tree.levels[-1].count > 1:
+            level = _Level(capacity, tree.axes)
+            full = capacity if len(values) <= capacity else max(2, 3 * capacity // 4)
+            for group in _groups(values, full):
+                node = level.new_node()
+                level.fill(node, values[group], numbers[group])
+                level.weight[node] = weights[group].sum()
+                share = weights[group] / level.weight[node]
+                level.center[node] = share @ values[group]
+                if tree.levels:
+                    tree.levels[-1].parent[numbers[group]] = node
+            level.half[: level.count] = _half_norms(level.center[: level.count])
+            tree.levels.append(level)
+            values = level.center[: level.count].copy()
+            numbers, weights = np.arange(level.count), level.weight[: level.count].copy()
+        return tree
+
+    @property
+    def entry(self) -> int:
+        """The level at which a search begins, with all its nodes."""
+        most = max(self.capacity, _ENTRY * math.sqrt(self.count))
+        return next(i for i, level in enumerate(self.levels) if level.count <= most)
+
+    def search(self, y: np.ndarray, beam: int, found: int) -> np.ndarray:
+        """The numbers of points near each input, in no particular order.
+
+        Args:
+            y: inputs ``[batch, axes]``.
+            beam: nodes followed on each level.
+            found: how many points for each input; at most the number of points there are, and
+                those that a beam of nodes holds for certain.
+
+        Returns:
+            ``int64 [batch, found]``.
+        """
+        found = min(found, self.count, max(1, beam * (self.capacity // 5)))
+        if len(y) <= _ROWS_AT_ONCE:
+            return self._search(y, beam, found)
+        parts = np.split(y, range(_ROWS_AT_ONCE, len(y), _ROWS_AT_ONCE))
+        return np.concatenate([self._search(part, beam, found) for part in parts])
+
+    def _search(self, y: np.ndarray, beam: int, found: int) -> np.ndarray:
+        start = self.entry
+        top = self.levels[start]
+        near = y @ top.center[: top.count].T
+        near -= top.half[: top.count]
+        nodes = _largest(near, min(beam, top.count))
+        rows = np.arange(len(y))[:, None]
+        column = y[:, :, None]
+        for depth in range(start, -1, -1):
+            level = self.levels[depth]
+            width = nodes.shape[1] * self.capacity
+            block = level.points[nodes].reshape(len(y), width, self.axes)
+            near = np.matmul(block, column)[:, :, 0]
+            near -= level.bias[nodes].reshape(len(y), width)
+            chosen = _largest(near, beam if depth else found)
+            nodes = level.child[nodes].reshape(len(y), width)[rows, chosen]
+        return nodes
+
+    def flops(self, beam: int) -> int:
+        """Of one input's search."""
+        start = self.entry
+        nodes = self.levels[start].count
+        scanned = nodes + (start + 1) * min(beam, nodes) * self.capacity
+        return scanned * (2 * self.axes + 2)
+
+    def add(self, point: np.ndarray) -> None:
+        """One more point ``[axes]``; its number is the next one."""
+        point = point.astype(np.float32, copy=False)
+        depth = self.entry
+        top = self.levels[depth]
+        near = top.center[: top.count] @ point
+        near -= top.half[: top.count]
+        node = int(near.argmax())
+        for level in self.levels[depth:0:-1]:
+            near = level.points[node] @ point - level.bias[node]
+            node = int(level.child[node, near.argmax()])
+        self._insert(0, node, point, self.count)
+        self.count += 1
+
+    def _insert(self, depth: int, node: int, point: np.ndarray, child: int) -> None:
+        """Put a child into a node that may be full, and set right what lies above."""
+        level = self.levels[depth]
+        size = int(level.size[node])
+        if size < self.capacity:
+            level.put(node, size, point, child)
+            self._adopt(depth, node)
+            self._recentre(depth, node)
+            return
+        points = np.concatenate([level.points[node], point[None]])
+        children = np.append(level.child[node], child)
+        right = _halve(points)
+        other = level.new_node()
+        level.fill(node, points[~right], children[~right])
+        level.fill(other, points[right], children[right])
+        self._adopt(depth, node)
+        self._adopt(depth, other)
+        self._measure(depth, other)
+        if depth + 1 == len(self.levels):
+            self._measure(depth, node)
+            root = _Level(self.capacity, self.axes)
+            self.levels.append(root)
+            root.new_node()
+            root.put(0, 0, level.center[node], node)
+            level.parent[node] = 0
+        else:
+            self._recentre(depth, node)
+        self._insert(depth + 1, int(level.parent[node]), level.center[other], other)
+
+    def _adopt(self, depth: int, node: int) -> None:
+        if depth:
+            children = self.levels[depth].child[node, : self.levels[depth].size[node]]
+            self.levels[depth - 1].parent[children] = node
+
+    def _measure(self, depth: int, node: int) -> None:
+        """A node's weight and centre from its children's."""
+        level = self.levels[depth]
+        size = level.size[node]
+        children = level.child[node, :size]
+        below = self.levels[depth - 1].weight[children] if depth else np.ones(size, np.int64)
+        level.weight[node] = below.sum()
+        level.center[node] = (below / level.weight[node]) @ level.points[node, :size]
+        level.half[node] = 0.5 * float(level.center[node] @ level.center[node])
+
+    def _recentre(self, depth: int, node: int) -> None:
+        """Measure a node and those above it anew."""
+        self._measure(depth, node)
+        level = self.levels[depth]
+        parent = int(level.parent[node])
+        if parent >= 0:
+            above = self.levels[depth + 1]
+            slot = int(np.flatnonzero(above.child[parent] == node)[0])
+            above.put(parent, slot, level.center[node], node)
+            self._recentre(depth + 1, parent)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Each level's children; :meth:`load` finds the rest from the points."""
+        return {
+            f"level{depth}": torch.from_numpy(level.child[: level.count].astype(np.int32))
+            for depth, level in enumerate(self.levels)
+        }
+
+    @classmethod
+    def load(cls, state: Mapping[str, torch.Tensor], points: np.ndarray) -> PointTree:
+        """The tree whose :meth:`state_dict` this is, over the same points."""
+        first = state["level0"]
+        tree = cls(points.shape[1], first.shape[1])
+        tree.count = len(points)
+        tree.levels = []
+        values = points.astype(np.float32, copy=False)
+        for depth in range(len(state)):
+            children = state[f"level{depth}"].numpy().astype(np.int64)
+            level = _Level(tree.capacity, tree.axes, room=max(4, len(children)))
+            tree.levels.append(level)
+            for row in children:
+                node = level.new_node()
+                held = row[row >= 0]
+                level.fill(node, values[held], held)
+                tree._adopt(depth, node)
+                tree._measure(depth, node)
+            values = level.center[: level.count]
+        return tree
+
+
+def _half_norms(points: np.ndarray) -> np.ndarray:
+    return 0.5 * np.einsum("ij,ij->i", points, points)
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """The columns of each row's largest values, unordered."""
+    if count == 1:
+        return values.argmax(axis=1)[:, None]
+    if count >= values.shape[1]:
+        return np.broadcast_to(np.arange(values.shape[1]), values.shape)
+    return np.argpartition(values, values.shape[1] - count, axis=1)[:, -count:]
+
+
+def _groups(points: np.ndarray, most: int) -> list[np.ndarray]:
+    """Halve again and again until no group has more than ``most`` points."""
+    done, open_ = [], [np.arange(len(points))]
+    while open_:
+        group = open_.pop()
+        if len(group) <= most:
+            done.append(group)
+        else:
+            right = _halve(points[group])
+            open_ += [group[right], group[~right]]
+    return done
+
+
+def _halve(points: np.ndarray, *, rounds: int = 4, least: float = 0.3) -> np.ndarray:
+    """Two clusters of nearly equal size: which points belong to the second.
+
+    Two-means from a cut across the longest axis; the smaller one gets ``least`` of the points or
+    more, so that nodes stay filled and the tree stays balanced.
+    """
+    centred = points - points.mean(axis=0)
+    axis = centred[np.einsum("ij,ij->i", centred, centred).argmax()]
+    for _ in range(3):
+        axis = (centred @ axis) @ centred
+        length = float(np.sqrt(axis @ axis))
+        if length == 0:
+            break
+        axis = axis / length
+    side = centred @ axis
+    cut = _cut(side, least)
+    for _ in range(rounds):
+        right = side > cut if cut is not None else _second_half(side)
+        apart = centred[right].mean(axis=0) - centred[~right].mean(axis=0)
+        middle = centred[right].mean(axis=0) + centred[~right].mean(axis=0)
+        side = centred @ apart - 0.5 * float(middle @ apart)
+        cut = _cut(side, least)
+    return side > cut if cut is not None else _second_half(side)
+
+
+def _cut(side: np.ndarray, least: float) -> float | None:
+    """Zero, moved as far as it takes to leave enough on either side; ``None`` if ties forbid."""
+    low, high = int(least * len(side)), len(side) - 1 - int(least * len(side))
+    ordered = np.partition(side, (low, high))
+    cut = min(max(0.0, float(ordered[low])), float(ordered[max(low, high - 1)]))
+    right = int((side > cut).sum())
+    return cut if low <= right <= len(side) - low and 0 < right < len(side) else None
+
+
+def _second_half(side: np.ndarray) -> np.ndarray:
+    right = np.zeros(len(side), bool)
+    right[np.argsort(side, kind="stable")[len(side) // 2 :]] = True
+    return right

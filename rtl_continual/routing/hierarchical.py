@@ -1,0 +1,151 @@
+"""The hierarchical router: coarse to fine over a tree of tickets, for thousands of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, Field
+
+from rtl_continual.errors import BankError
+from rtl_continual.routing._centroids import CentroidConfig, CentroidRouter
+from rtl_continual.routing._mixture import FeatureMixture
+from rtl_continual.routing._router import Routing
+from rtl_continual.routing._tree import PointTree
+
+__all__ = ["HierarchicalRouter", "HierarchicalRouterConfig"]
+
+
+class HierarchicalRouterConfig(CentroidConfig):
+    """Options of the hierarchical router."""
+
+    name: Literal["hierarchical"] = "hierarchical"
+    beam: int = Field(
+        4, ge=1, description="branches followed on each level: more cost more and miss less"
+    )
+    candidates: int = Field(
+        16, ge=2, description="tickets that the tree proposes to the exact comparison"
+    )
+    branching: int = Field(48, ge=8, description="children of a node at most")
+    coarse_share: float = Field(
+        0.97,
+        gt=0,
+        le=1,
+        description="the tree looks at the leading axes that hold so much of the tickets' spread; "
+        "the exact comparison looks at all",
+    )
+    exact_below: int = Field(
+        2000, ge=0, description="with fewer tickets all are compared, by one matrix product"
+    )
+
+
+class HierarchicalRouter(CentroidRouter):
+    """Nearest mean by Mahalanobis distance, found coarse to fine.
+
+    Below ``exact_below`` tickets all are compared. From there on a balanced tree over the tickets'
+    means proposes candidates, and these are compared exactly. The tree grows like a B-tree: a new
+    ticket joins the nearest leaf, and a node that overflows is halved, which touches one path.
+    The metric has settled by then, so that nothing else changes.
+
+    Search runs on the processor, wherever the features are.
+
+    Args:
+        config: options.
+
+    Example:
+        >>> import torch
+        >>> from rtl_continual.routing import FeatureMixture
+        >>> left, right = torch.randn(100, 4) - 5, torch.randn(100, 4) + 5
+        >>> router = HierarchicalRouter()
+        >>> router.fit([FeatureMixture.fit(left), FeatureMixture.fit(right)])
+        >>> router.route(torch.tensor([[5.0] * 4, [-5.0] * 4])).ticket_ids.flatten().tolist()
+        [1, 0]
+    """
+
+    name: ClassVar[str] = "hierarchical"
+    config_class: ClassVar[type[BaseModel]] = HierarchicalRouterConfig
+    config: HierarchicalRouterConfig
+
+    def __init__(self, config: HierarchicalRouterConfig | None = None) -> None:
+        self._tree: PointTree | None = None
+        super().__init__(config or HierarchicalRouterConfig())
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._tree = None
+
+    def _settled(self) -> int:
+        # Once there is a tree, a new metric would mean a new tree.
+        return 1 << (max(64, min(self.settled, self.config.exact_below)).bit_length() - 1)
+
+    def describe(
+        self, ticket: int, statistics: FeatureMixture, samples: torch.Tensor | None, *, full: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return statistics.mean()[None], statistics.covariance() if full else None
+
+    def _fitted(self) -> None:
+        super()._fitted()
+        self._tree = None
+        if self.num_tickets >= max(2, self.config.exact_below):
+            self._plant()
+
+    def _added(self) -> None:
+        super()._added()
+        assert self._points is not None
+        if self._tree is not None:
+            self._tree.add(self._points.values[-1, 0, : self._tree.axes].numpy())
+        elif self.num_tickets >= max(2, self.config.exact_below):
+            self._plant()
+
+    def _plant(self) -> None:
+        assert self._points is not None
+        points = self._points.values[:, 0].numpy()
+        self._tree = PointTree.build(points[:, : self._coarse_axes(points)], self.config.branching)
+
+    def _coarse_axes(self, points: np.ndarray) -> int:
+        spread = points.var(axis=0, dtype=np.float64)
+        share = np.cumsum(spread) / max(float(spread.sum()), 1e-12)
+        return min(int(np.searchsorted(share, self.config.coarse_share)) + 1, points.shape[1])
+
+    def _route(self, y: torch.Tensor, budget: int | None) -> Routing:
+        if self._tree is None:
+            return super()._route(y, budget)
+        assert self._points is not None
+        given = y.cpu().numpy()
+        coarse = np.ascontiguousarray(given[:, : self._tree.axes])
+        found = self._tree.search(coarse, self.config.beam, self.config.candidates)
+        apart = self._points.values.numpy()[:, 0][found] - given[:, None]
+        distances = torch.from_numpy(np.einsum("bcd,bcd->bc", apart, apart))
+        return self._answer(distances.to(y.device), torch.from_numpy(found).to(y.device), budget)
+
+    def flops(self) -> int:
+        if self._tree is None:
+            return super().flops()
+        axes, candidates = len(self._metric.offset), self.config.candidates
+        return (
+            self._metric.flops() + self._tree.flops(self.config.beam) + candidates * (3 * axes + 4)
+        )
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        state = super().state_dict()
+        if self._tree is not None:
+            state |= {f"tree.{name}": tensor for name, tensor in self._tree.state_dict().items()}
+            state["tree.axes"] = torch.tensor(self._tree.axes)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        exact = {name: tensor for name, tensor in state.items() if not name.startswith("tree.")}
+        super().load_state_dict(exact)
+        self._tree = None
+        if "tree.axes" in state:
+            if self._points is None:
+                raise BankError("a tree without tickets")
+            levels = {
+                name.removeprefix("tree."): tensor
+                for name, tensor in state.items()
+                if name.startswith("tree.level")
+            }
+            points = self._points.values[:, 0, : int(state["tree.axes"])].numpy()
+            self._tree = PointTree.load(levels, points)
