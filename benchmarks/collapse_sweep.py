@@ -1,0 +1,302 @@
+"""Drives tickets from 50 % to 99.8 % sparsity and asks which score sees their collapse coming.
+
+Three tickets (one for each of three digit domains) are trained at 50 %, then pruned together, a
+step at a time (the kept weights shrink by the square root of two), with a few epochs at each step.
+Every score of ``tickets.collapse`` follows every ticket with a monitor of its own, exactly as in a
+run; the monitor sees masks and unlabelled training images. Beside it stands what it cannot see: the
+balanced accuracy on the domain's test images. A ticket has fallen at the first step from which it
+never again comes within two points of its best.
+
+The last line is one JSON object; the curves go to ``--plot`` and, with ``--curves``, to a file.
+
+Usage: python benchmarks/collapse_sweep.py [--quick] [--backbones letters,random]
+       [--seeds 0,1,2] [--images 128] [--epochs 3] [--plot FILE.png] [--curves FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rtl_continual.backbones import build_backbone
+from rtl_continual.streams import DigitsConfig, build_stream
+from rtl_continual.tasks import Classification, balanced_accuracy, confusion_matrix
+from rtl_continual.tickets import TicketBank
+from rtl_continual.training import (
+    COLLAPSE_SCORES,
+    CollapseMonitor,
+    TicketConfig,
+    TicketLearner,
+    TicketState,
+    TrunkCache,
+    epoch_batches,
+)
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "letters": {"weights": "built-in"},
+    "random": {"weights": "random:0", "width": 12},
+}
+"""GlyphNet pretrained on letters, and one of half the width with random weights."""
+DOMAINS = ("handwritten", "printed", "street")
+FALL = 0.02
+EARLY = 4
+"""A flag more steps than that before the fall is false: the kept weights would still shrink to a
+quarter without harm."""
+DIRECTIONS: tuple[Literal["drop", "rise"], ...] = ("drop", "rise")
+PROBE = 128
+TESTS = 200
+WARM_UP = 8
+"""Passes at 50 %, times the passes at each later step."""
+
+
+def levels(quick: bool) -> list[float]:
+    """Sparsities from 50 % to 99.8 %."""
+    steps = 9 if quick else 17
+    return [1 - 0.5 ** (1 + 8 * i / (steps - 1)) for i in range(steps)]
+
+
+class Member:
+    """One ticket of a sweep, with its data and a monitor for every score."""
+
+    def __init__(self, bank: TicketBank, config: TicketConfig, domain: int, data: Any) -> None:
+        stream, seed = data
+        self.bank, self.config, self.seed = bank, config, seed
+        self.train = TrunkCache(bank, stream.experiences[domain].train, config.cache_bytes)
+        self.test = TrunkCache(bank, stream.tests[DOMAINS[domain]], config.cache_bytes)
+        self.learner = TicketLearner(bank, config, total_steps=1, seed=seed)
+        count = len(self.train.features)
+        index = torch.linspace(0, count - 1, min(PROBE, count)).round().long().unique()
+        self.probe = self.train.batch(index)[0]
+        self.monitors = {
+            (name, direction): CollapseMonitor(DOMAINS[domain], score=name, direction=direction)
+            for name in COLLAPSE_SCORES
+            for direction in DIRECTIONS
+        }
+        self.accuracy: list[float] = []
+
+    def learn(self, sparsity: float, *, epochs: int, scale: float, first_epoch: int) -> None:
+        """Train at one sparsity; the rates start at ``scale`` times their own and fall to 0."""
+        learner, rates = self.learner, self.learner.rates(self.config, gate=False)
+        batches = [
+            index
+            for epoch in range(epochs)
+            for index in epoch_batches(
+                len(self.train.targets), self.config.batch_size, self.seed, first_epoch + epoch
+            )
+        ]
+        learner.scores.binarise(sparsity)
+        for step, index in enumerate(batches):
+            decay = scale * 0.5 * (1 + math.cos(math.pi * step / len(batches)))
+            for group, rate in zip(learner.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * decay
+            activation, _, targets = self.train.batch(index)
+            learner.optimizer.zero_grad()
+            learner.loss(learner.forward(activation), targets).backward()
+            learner.optimizer.step()
+            if step % self.config.binarise_every == 0 and step < 0.7 * len(batches):
+                learner.scores.binarise(sparsity)
+
+    @torch.no_grad()
+    def measure_accuracy(self) -> None:
+        """Balanced accuracy on the domain's test images; no monitor sees it."""
+        parts = torch.arange(len(self.test.targets)).split(256)
+        outputs = torch.cat([self.learner.probe(self.test.batch(i)[0])[1] for i in parts])
+        classes = self.bank.task.num_outputs
+        matrix = confusion_matrix(self.test.targets.numpy(), outputs.argmax(1).numpy(), classes)
+        self.accuracy.append(balanced_accuracy(matrix))
+
+    def state(self, step: int, sparsity: float, others: Sequence[Member]) -> TicketState:
+        """What monitors see."""
+        features, outputs = self.learner.probe(self.probe)
+        return TicketState(
+            step=step,
+            total_steps=0,
+            sparsity=sparsity,
+            mask=self.learner.scores.mask(),
+            others=tuple(m.learner.scores.mask() for m in others if m is not self),
+            features=features,
+            outputs=outputs,
+        )
+
+
+def drive(kind: str, seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One backbone, one seed: the curves of three tickets."""
+    stream = build_stream(
+        DigitsConfig(
+            seed=seed,
+            domains=DOMAINS,
+            images_per_domain=args.images,
+            test_images_per_domain=TESTS,
+        )
+    )
+    bank = TicketBank(build_backbone("glyphnet", **BACKBONES[kind]), Classification(10))
+    config = TicketConfig(start="cold", collapse=None)
+    members = [Member(bank, config, i, (stream, seed)) for i in range(len(DOMAINS))]
+    for step, sparsity in enumerate(levels(args.quick)):
+        epochs = args.epochs * (WARM_UP if step == 0 else 1)
+        for member in members:
+            member.learn(
+                sparsity, epochs=epochs, scale=1 if step == 0 else 0.5, first_epoch=1000 * step
+            )
+            member.measure_accuracy()
+        for member in members:
+            state = member.state(step, sparsity, members)
+            for monitor in member.monitors.values():
+                monitor.check(state, target=1.0)
+        shown = " ".join(f"{m.accuracy[-1]:.3f}" for m in members)
+        print(f"{kind} seed {seed} sparsity {sparsity:.4f}: {shown}", flush=True)
+    return [
+        {
+            "backbone": kind,
+            "seed": seed,
+            "domain": domain,
+            "sparsity": levels(args.quick),
+            "balanced_accuracy": member.accuracy,
+            "traces": {
+                name: {d: member.monitors[name, d].trace for d in DIRECTIONS}
+                for name in COLLAPSE_SCORES
+            },
+        }
+        for domain, member in zip(DOMAINS, members, strict=True)
+    ]
+
+
+def fall(accuracy: Sequence[float]) -> int | None:
+    """The first step from which accuracy never again comes within two points of its best."""
+    best = max(accuracy)
+    near = [i for i, value in enumerate(accuracy) if value > best - FALL]
+    return near[-1] + 1 if near[-1] + 1 < len(accuracy) else None
+
+
+def judge(curves: Sequence[dict[str, Any]], score: str, direction: str) -> dict[str, Any]:
+    """How early a score's first flag comes, over all tickets of one backbone."""
+    lead, late, false = [], 0, 0
+    for curve in curves:
+        fell = fall(curve["balanced_accuracy"])
+        trace = curve["traces"][score][direction]
+        flagged = [step for step, row in enumerate(trace) if row["flagged"]]
+        first = flagged[0] if flagged else None
+        if fell is None or first is None:
+            false += first is not None
+            late += fell is not None
+            continue
+        lead.append(fell - first)
+        late += first > fell
+        false += fell - first > EARLY
+    return {
+        "tickets": len(curves),
+        "steps_before_fall": lead,
+        "mean_steps_before_fall": round(statistics.fmean(lead), 2) if lead else None,
+        "late_or_never": late,
+        "false": false,
+    }
+
+
+def change_through_fall(curves: Sequence[dict[str, Any]], score: str) -> dict[str, float]:
+    """Mean of a score two steps before the fall, at the fall, and two steps after it."""
+    places: dict[str, list[float]] = {"before": [], "at": [], "after": []}
+    for curve in curves:
+        fell = fall(curve["balanced_accuracy"])
+        values = [row["score"] for row in curve["traces"][score]["drop"]]
+        if fell is None:
+            continue
+        for name, step in (("before", fell - 2), ("at", fell), ("after", fell + 2)):
+            if 0 <= step < len(values) and values[step] is not None:
+                places[name].append(values[step])
+    return {name: round(statistics.fmean(found), 4) for name, found in places.items() if found}
+
+
+def plot(curves: Sequence[dict[str, Any]], path: Path) -> None:
+    """One row for each backbone, one panel for each score, the tickets of the first seed."""
+    kinds = list(dict.fromkeys(curve["backbone"] for curve in curves))
+    names = list(COLLAPSE_SCORES)
+    with matplotlib.rc_context({"font.size": 8, "axes.spines.top": False}):
+        figure = Figure(figsize=(3.1 * len(names), 2.5 * len(kinds) + 0.4), layout="constrained")
+        panels = figure.subplots(len(kinds), len(names), squeeze=False, sharex=True)
+        for row, kind in zip(panels, kinds, strict=True):
+            mine = [c for c in curves if c["backbone"] == kind]
+            mine = [c for c in mine if c["seed"] == mine[0]["seed"]]
+            for panel, name in zip(row, names, strict=True):
+                _panel(panel, mine, name)
+                panel.set_title(f"{name}, {kind}", loc="left")
+        for panel in panels[-1]:
+            panel.set_xlabel("sparsity, %")
+        figure.savefig(path, dpi=110)
+
+
+def _panel(panel: Axes, curves: Sequence[dict[str, Any]], name: str) -> None:
+    """Score (solid), chance (dotted), balanced accuracy (dashed), first flag and fall."""
+    for curve, colour in zip(curves, ("#0072B2", "#D55E00", "#009E73"), strict=False):
+        x = [-math.log2(1 - s) for s in curve["sparsity"]]
+        trace = curve["traces"][name]["drop"]
+        values = [math.nan if row["score"] is None else row["score"] for row in trace]
+        chance = [math.nan if row["chance"] is None else row["chance"] for row in trace]
+        panel.plot(x, values, color=colour, label=curve["domain"])
+        panel.plot(x, chance, ":", color=colour, linewidth=0.8)
+        panel.plot(x, curve["balanced_accuracy"], "--", color=colour, linewidth=0.9)
+        first = next((i for i, row in enumerate(trace) if row["flagged"]), None)
+        if first is not None:
+            panel.plot(x[first], values[first], "v", color=colour, markersize=7)
+        fell = fall(curve["balanced_accuracy"])
+        if fell is not None:
+            panel.plot(x[fell], curve["balanced_accuracy"][fell], "x", color=colour)
+    ticks = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.998)
+    panel.set_xticks([-math.log2(1 - s) for s in ticks], [f"{100 * s:g}" for s in ticks])
+    panel.tick_params(axis="x", labelrotation=60)
+    panel.set_ylim(-0.05, 1.05)
+
+
+def main() -> None:
+    """Run the sweep and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one seed, half the steps")
+    parser.add_argument("--backbones", default=",".join(BACKBONES))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--images", type=int, default=128, help="training images of a domain")
+    parser.add_argument("--epochs", type=int, default=3, help="passes at each step")
+    parser.add_argument("--plot", type=Path, default=Path("collapse_sweep.png"))
+    parser.add_argument("--curves", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    seeds = [0] if args.quick else [int(seed) for seed in args.seeds.split(",")]
+    start, curves = time.perf_counter(), []
+    for kind in args.backbones.split(","):
+        for seed in seeds:
+            curves += drive(kind, seed, args)
+            if args.curves is not None:
+                args.curves.write_text(json.dumps(curves), encoding="utf-8")
+    plot(curves, args.plot)
+    report: dict[str, Any] = {}
+    for kind in args.backbones.split(","):
+        mine = [curve for curve in curves if curve["backbone"] == kind]
+        falls = [fall(curve["balanced_accuracy"]) for curve in mine]
+        report[kind] = {
+            "falls_at_sparsity": [
+                None if f is None else round(c["sparsity"][f], 4)
+                for f, c in zip(falls, mine, strict=True)
+            ],
+            "scores": {
+                name: {
+                    **{direction: judge(mine, name, direction) for direction in DIRECTIONS},
+                    "through_fall": change_through_fall(mine, name),
+                }
+                for name in COLLAPSE_SCORES
+            },
+        }
+    facts = {"seconds": round(time.perf_counter() - start), "seeds": seeds, "plot": str(args.plot)}
+    print(json.dumps({"benchmark": "collapse_sweep", **facts, "backbones": report}))
+
+
+if __name__ == "__main__":
+    main()
