@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch.nn import functional as F
 
+from rtl_continual.backbones import backbone_flops
 from rtl_continual.errors import DataError, RTLError
 from rtl_continual.routing import FeatureMixture, build_router
 from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
 from rtl_continual.runs.methods._dense import count_floats
+from rtl_continual.runs.methods._frozen import frozen_features
 from rtl_continual.streams import ImageSet
 
 __all__ = ["LinearProbeConfig", "LinearProbeMethod"]
@@ -55,7 +56,7 @@ class LinearProbeMethod(Method[LinearProbeConfig]):
         data = self.context.stream.experiences[index].train
         if len(data) == 0:
             raise DataError("cannot learn from an empty data set")
-        features, statistics = self._features(data)
+        features, statistics = self._features(data, "train")
         targets = torch.as_tensor(data.targets).to(features.device)
         self.context.advance("solving the head")
         classes = len(self.context.stream.classes)
@@ -69,7 +70,7 @@ class LinearProbeMethod(Method[LinearProbeConfig]):
     def predict(self, images: ImageSet, *, domain: int | None = None) -> Answers:
         if not self.heads:
             raise RTLError("linear_probe has learned nothing yet; learn an experience first")
-        features, statistics = self._features(images)
+        features, statistics = self._features(images, "eval")
         routing = self.router.route(statistics, budget=1)
         ids = routing.ticket_ids[:, 0].to(features.device)
         labels = torch.full_like(ids, -1)
@@ -82,16 +83,14 @@ class LinearProbeMethod(Method[LinearProbeConfig]):
             confidence=routing.confidence.cpu().numpy(),
         )
 
-    @torch.no_grad()
-    def _features(self, images: ImageSet) -> tuple[torch.Tensor, torch.Tensor]:
+    def _features(self, images: ImageSet, purpose: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Final features ``[n, feature_dim]`` and router features of a whole set."""
-        final, statistics = [], []
-        for start in range(0, len(images), 256):
-            batch, _ = images.batch(np.arange(start, min(start + 256, len(images))))
-            out = self.backbone.run_trunk(batch.to(self.backbone.mean.device))
-            final.append(self.backbone.body(out.activation))
-            statistics.append(out.router_features)
-        return torch.cat(final), torch.cat(statistics)
+        found = frozen_features(self.backbone, images)
+        self.borrowed_seconds[purpose] += found.borrowed_seconds
+        return found.final, found.statistics
+
+    def inference_ratio(self) -> float:
+        return 1 + self.router.flops() / backbone_flops(self.backbone)["total"]
 
     def parameters(self) -> dict[str, float]:
         backbone = count_floats(self.backbone.trunk, self.backbone.body)

@@ -1,0 +1,237 @@
+"""Rivals written here: their contract, and that each one's main knob matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from rtl_continual.errors import RTLError
+from rtl_continual.runs._method import Method, RunContext
+from rtl_continual.runs.methods._frozen import frozen_features
+from rtl_continual.runs.methods.adapters import AdaptersConfig, AdaptersMethod
+from rtl_continual.runs.methods.ncm import NCMConfig, NCMMethod
+from rtl_continual.runs.methods.piggyback import PiggybackConfig, PiggybackMethod
+from rtl_continual.runs.methods.ranpac import RanPACConfig, RanPACMethod
+from rtl_continual.runs.methods.rtl import RTLMethod
+from rtl_continual.runs.methods.supsup import SupSupConfig, SupSupMethod, entropy_gradient
+from rtl_continual.tasks import balanced_accuracy, confusion_matrix
+
+MakeContext = Callable[..., RunContext]
+
+RIVALS: dict[str, tuple[type[Method[Any]], Any]] = {
+    "ncm": (NCMMethod, NCMConfig()),
+    "ranpac": (RanPACMethod, RanPACConfig(projection=200)),
+    "adapters": (AdaptersMethod, AdaptersConfig()),
+    "piggyback": (PiggybackMethod, PiggybackConfig()),
+    "supsup": (SupSupMethod, SupSupConfig()),
+}
+
+
+def learned(context: RunContext, name: str, config: Any = None) -> Any:
+    method_class, default = RIVALS[name]
+    method = method_class(context, config or default)
+    for index in range(len(context.stream.experiences)):
+        method.learn(index)
+    return method
+
+
+def score(method: Any) -> float:
+    """Mean balanced accuracy over domains."""
+    return float(
+        np.mean(
+            [
+                balanced_accuracy(
+                    confusion_matrix(
+                        images.targets,
+                        method.predict(images, domain=d if method.needs_domain else None).labels,
+                        3,
+                    )
+                )
+                for d, images in enumerate(method.context.stream.tests.values())
+            ]
+        )
+    )
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_contract(make_context: MakeContext, name: str) -> None:
+    context = make_context()
+    method_class, config = RIVALS[name]
+    method = method_class(context, config)
+    state = torch.get_rng_state()
+    for index in range(len(context.stream.experiences)):
+        method.learn(index)
+    assert method.name == name
+    # A third is chance, and what one ticket gets everywhere: here entropy tells tickets apart badly.
+    assert score(method) > (0.3 if name == "supsup" else 0.6)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert method.inference_ratio() >= 1
+    parameters = method.parameters()
+    assert parameters["effective_union"] > 0
+    assert parameters["bytes_on_disk"] > 0
+    assert parameters["trainable"] > 0
+    again = learned(context, name)
+    for d, images in enumerate(context.stream.tests.values()):
+        domain = d if method.needs_domain else None
+        same = method.predict(images, domain=domain).labels
+        assert np.array_equal(again.predict(images, domain=domain).labels, same)
+
+
+@pytest.mark.parametrize("name", ["ncm", "ranpac", "adapters", "piggyback"])
+def test_nothing_learned_yet(make_context: MakeContext, name: str) -> None:
+    method_class, config = RIVALS[name]
+    context = make_context()
+    with pytest.raises(RTLError, match="has learned nothing yet"):
+        method_class(context, config).predict(context.stream.tests["red"], domain=0)
+
+
+@pytest.mark.parametrize("config_class", [NCMConfig, RanPACConfig])
+def test_a_single_pass_has_no_epochs(config_class: type[NCMConfig]) -> None:
+    with pytest.raises(ValidationError, match="no epochs or batch_size"):
+        config_class(epochs=3)
+
+
+def test_ncm_prototypes_matter(make_context: MakeContext) -> None:
+    # A quadrant stands for another class in each domain, so one mean for all says nothing.
+    context = make_context()
+    own = learned(context, "ncm")
+    shared = learned(context, "ncm", NCMConfig(prototypes="class"))
+    assert score(own) > score(shared) + 0.3
+    assert own.parameters()["effective_union"] > shared.parameters()["effective_union"]
+
+
+def test_ranpac_sums_give_what_all_data_at_once_gives(make_context: MakeContext) -> None:
+    context = make_context()
+    method = learned(context, "ranpac", RanPACConfig(projection=50, ridge=10.0))
+    features = torch.cat(
+        [frozen_features(method.backbone, e.train).final for e in context.stream.experiences]
+    )
+    targets = np.concatenate([e.train.targets for e in context.stream.experiences])
+    hidden = torch.relu(features @ method._project).double()
+    wanted = torch.linalg.solve(
+        hidden.T @ hidden + 10 * torch.eye(50).double(), hidden.T @ torch.eye(3).double()[targets]
+    )
+    torch.testing.assert_close(method._weight.double(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_ranpac_projection_and_ridge_matter(make_context: MakeContext) -> None:
+    context = make_context()
+    best = score(learned(context, "ranpac", RanPACConfig(projection=400)))
+    assert best > score(learned(context, "ranpac", RanPACConfig(projection=2))) + 0.2
+    assert best > score(learned(context, "ranpac", RanPACConfig(projection=400, ridge=1e12))) + 0.05
+    plain = learned(context, "ranpac", RanPACConfig(projection=0))
+    assert plain._weight.shape == (64, 3)
+    assert plain.inference_ratio() < learned(context, "ranpac").inference_ratio()
+
+
+def test_ranpac_chooses_a_ridge(make_context: MakeContext) -> None:
+    assert learned(make_context(), "ranpac").ridge > 0.01
+
+
+def test_adapters_route_by_centroids(make_context: MakeContext) -> None:
+    context = make_context()
+    method = learned(context, "adapters")
+    one = learned(context, "adapters", AdaptersConfig(centroids=1))
+    right = {}
+    for label, each in (("five", method), ("one", one)):
+        hits = [
+            (each.predict(images).ticket_ids == d).mean()
+            for d, images in enumerate(context.stream.tests.values())
+        ]
+        right[label] = float(np.mean(hits))
+    assert right["five"] > 0.95
+    assert one.parameters()["effective_union"] < method.parameters()["effective_union"]
+    assert [len(c) for c in one._centroids] == [1, 1, 1]
+    assert all(ticket.mask.sparsity == 0 for ticket in method.bank)
+    assert 1 < method.inference_ratio() < 2
+
+
+def test_adapters_norm_rate_matters(make_context: MakeContext) -> None:
+    context = make_context()
+    slow = learned(context, "adapters", AdaptersConfig(norm_lr=1e-9))
+    fast = learned(context, "adapters")
+    affine = [n for n in fast.bank.norm_names if n.endswith("weight")]
+    assert affine
+    for name in affine:
+        start = dict(slow.bank.backbone.body.named_parameters())[name]
+        assert torch.allclose(slow.bank[0].norm[name], start, atol=1e-5)
+        assert not torch.allclose(fast.bank[0].norm[name], start, atol=1e-3)
+
+
+def test_piggyback_threshold_matters(make_context: MakeContext) -> None:
+    context = make_context()
+    dense = learned(context, "piggyback", PiggybackConfig(threshold=-1.0))
+    masked = learned(context, "piggyback", PiggybackConfig(mask_lr=0.01))
+    empty = learned(context, "piggyback", PiggybackConfig(threshold=1.0))
+    assert all(ticket.mask.sparsity == 0 for ticket in dense.bank)
+    assert all(0 < ticket.mask.sparsity < 1 for ticket in masked.bank)
+    assert masked.bank[0].mask != masked.bank[1].mask
+    assert score(masked) > score(empty) + 0.2
+    with pytest.raises(RTLError, match="cannot answer without"):
+        masked.predict(context.stream.tests["red"])
+
+
+def test_piggyback_can_share_norms(make_context: MakeContext) -> None:
+    method = learned(make_context(), "piggyback", PiggybackConfig(norm_lr=None))
+    state = method.bank.backbone.body.state_dict()
+    for ticket in method.bank:
+        assert all(torch.equal(ticket.norm[name], state[name]) for name in method.bank.norm_names)
+
+
+def test_supsup_gradient_is_that_of_the_entropy(make_context: MakeContext) -> None:
+    context = make_context()
+    method = learned(context, "supsup")
+    images, _ = context.stream.tests["red"].batch([0, 7])
+    found = entropy_gradient(method.bank, images)
+    assert found.shape == (2, 3)
+    # The same by autograd, one image alone.
+    own = [method.bank.effective_parameters(i) for i in range(3)]
+    shares = torch.full((3,), 1 / 3, requires_grad=True)
+    values = {
+        k: sum(s * (o[k].detach()) for s, o in zip(shares, own, strict=True))
+        for k in own[0]
+        if own[0][k].is_floating_point()
+    }
+    values = {k: v.detach() if "running" in k else v for k, v in values.items()}
+    bank = method.bank
+    activation = bank.backbone.run_trunk(images[:1]).activation
+    body = {k.removeprefix("body."): v for k, v in values.items() if k.startswith("body.")}
+    out = torch.func.functional_call(bank.backbone.body, body, (activation,))
+    logits = out @ values["head.weight"].T + values["head.bias"]
+    p = logits.softmax(dim=1)
+    entropy = -(p * p.log()).sum()
+    wanted = torch.autograd.grad(entropy, shares)[0]
+    torch.testing.assert_close(found[0], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_supsup_decides_better_for_groups(make_context: MakeContext) -> None:
+    context = make_context()
+    shares = {}
+    for group in (1, 30):
+        method = learned(context, "supsup", SupSupConfig(group=group))
+        method.finish_evaluation(dict(context.stream.tests))
+        details = method.details()
+        assert details["router"]["name"] == "entropy gradient"
+        shares[group] = details["router"]["accuracy"]
+    assert shares[30] != shares[1]
+    plain = RTLMethod(context, SupSupConfig())
+    assert method.inference_ratio() > 3 > plain.inference_ratio()
+
+
+def test_features_are_computed_once_and_paid_by_all(make_context: MakeContext) -> None:
+    context = make_context()
+    first, second = NCMMethod(context, NCMConfig()), RanPACMethod(context, RIVALS["ranpac"][1])
+    fresh = context.stream.experiences[0].train.subset(range(40))
+    before = frozen_features(first.backbone, fresh)
+    after = frozen_features(second.backbone, fresh)
+    assert before.borrowed_seconds == 0 < after.borrowed_seconds
+    assert torch.equal(before.final, after.final)
+    small = frozen_features(first.backbone, fresh.subset(range(8)), cache_bytes=0)
+    assert torch.allclose(small.final, before.final[:8], atol=1e-5)
+    learned(context, "ncm")
+    assert learned(context, "ranpac").borrowed_seconds["train"] > 0
