@@ -22,8 +22,12 @@ __all__ = ["CollapseMonitor", "CollapseReport", "Direction"]
 
 Direction = Literal["drop", "rise", "either"]
 
-_LEARNED_FROM = 4
-"""Changes of the score that a threshold needs before it can be learned."""
+_LEARNED_FROM = 5
+"""Healthy values from which a threshold can be learned."""
+
+_WIDTH = 3 * 1.4826
+"""Half the width of the band of usual values, in median absolute deviations: three standard
+deviations of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ class CollapseReport:
         target: the sparsity it was to reach.
         healthy_sparsity: the highest sparsity that was checked without a flag.
         score_name: the score that was watched.
-        score: its value now.
+        score: its value now, if there was anything to compare with.
         chance: what it would be by chance.
-        threshold: the value at which the flag is raised here.
+        threshold: the learned bound that the score has crossed.
         direction: in which direction the score left what was expected; ``None`` where only a
             layer was flagged.
         history: sparsity and score of the checks before this one, oldest first.
@@ -57,9 +61,9 @@ class CollapseReport:
     target: float
     healthy_sparsity: float
     score_name: str
-    score: float
-    chance: float
-    threshold: float
+    score: float | None
+    chance: float | None
+    threshold: float | None
     direction: Literal["drop", "rise"] | None
     history: tuple[tuple[float, float], ...] = ()
     layers: tuple[str, ...] = ()
@@ -97,14 +101,16 @@ class CollapseReport:
 class CollapseMonitor:
     """Follows one ticket from check to check, each at a higher sparsity than the one before.
 
-    The threshold is learned. The score's changes per halving of the kept weights, at lower sparsity
-    and along earlier tickets, say what change is usual; a check is flagged when the score changes
-    faster than it ever has, by more than these changes scatter.
+    The threshold is learned. While a ticket is healthy its score keeps to a band: the median of its
+    values at lower sparsity, plus and minus three robust standard deviations, to which the
+    deviations of earlier tickets add theirs. A check outside that band is flagged, and adds nothing
+    to it. Scores that fall with sparsity by themselves are judged by their change per halving of
+    the kept weights instead of by their value.
 
     Args:
         ticket: its name, for the report.
         score: a name of :data:`COLLAPSE_SCORES`.
-        direction: which change counts: ``drop`` (the document), ``rise`` (the paper's
+        direction: which way out of the band counts: ``drop`` (the document), ``rise`` (the paper's
             classification curves) or ``either``.
         earlier: histories of tickets that ended healthy, each a row of sparsity and score.
     """
@@ -113,7 +119,7 @@ class CollapseMonitor:
         self,
         ticket: str,
         *,
-        score: str = "similarity",
+        score: str = "confidence",
         direction: Direction = "drop",
         earlier: Iterable[Sequence[tuple[float, float]]] = (),
     ) -> None:
@@ -122,7 +128,7 @@ class CollapseMonitor:
         self.direction = direction
         self.history: list[tuple[float, float]] = []
         self.trace: list[dict[str, Any]] = []
-        self._earlier = [rate for rows in earlier for rate in _rates(rows)]
+        self._spreads = [d for rows in earlier for d in _deviations(self._judged(rows))]
         self._before: TicketState | None = None
         self._healthy: TicketState | None = None
 
@@ -130,60 +136,49 @@ class CollapseMonitor:
         """Look at a state; the report if it is flagged, else it counts as healthy.
 
         Args:
-            state: now; sparser than at the check before, or the monitor learns nothing from it.
+            state: now.
             target: the sparsity that the ticket is to reach.
         """
         found = self.score.measure(state, self._before)
         dying = self._dying(state)
-        flag: tuple[Literal["drop", "rise"], float] | None = None
+        band = self._band(state)
+        flag: Literal["drop", "rise"] | None = None
+        if found is not None and band is not None:
+            if self.direction != "rise" and found.value < band[0]:
+                flag = "drop"
+            elif self.direction != "drop" and found.value > band[1]:
+                flag = "rise"
+        flagged = flag is not None or bool(dying)
+        self._note(state, found, band, flagged=flagged)
+        if flagged:
+            bound = None if flag is None or band is None else band[flag == "rise"]
+            return self._report(state, target, found, flag, bound, dying)
+        self._before = self._healthy = state
         if found is not None:
-            flag = self._judge(state.sparsity, found.value)
-        self._note(state, found, flagged=flag is not None or bool(dying))
-        if flag is None and not dying:
-            self._before = self._healthy = state
-            if found is not None:
-                self.history.append((state.sparsity, found.value))
-            return None
-        return self._report(state, target, found or ScoreValue(math.nan, math.nan), flag, dying)
-
-    def relaxed(self) -> None:
-        """Go on after a relaxation: what is sparser than the last healthy mask is unknown again."""
-        self._before = self._healthy
-
-    def _judge(self, sparsity: float, value: float) -> tuple[Literal["drop", "rise"], float] | None:
-        """Direction and threshold of a flag, or ``None``."""
-        rates = _rates(self.history)
-        if len(rates) < _LEARNED_FROM:
-            return None
-        span = _halvings(sparsity) - _halvings(self.history[-1][0])
-        if span <= 0:
-            return None
-        known = rates + self._earlier
-        scatter = statistics.pstdev(known)
-        last = self.history[-1][1]
-        low, high = (
-            last + span * (min(known) - scatter),
-            last + span * (max(known) + scatter),
-        )
-        if self.direction in ("drop", "either") and value < low:
-            return "drop", low
-        if self.direction in ("rise", "either") and value > high:
-            return "rise", high
+            self.history.append((state.sparsity, found.value))
         return None
 
-    def _note(self, state: TicketState, found: ScoreValue | None, *, flagged: bool) -> None:
-        """Keep what was seen, with the document's score beside the one that is watched."""
-        overlap = COLLAPSE_SCORES["similarity"].measure(state, self._before)
-        self.trace.append(
-            {
-                "step": state.step,
-                "sparsity": state.sparsity,
-                "score": None if found is None else found.value,
-                "chance": None if found is None else found.chance,
-                "similarity": None if overlap is None else overlap.value,
-                "flagged": flagged,
-            }
-        )
+    def relaxed(self) -> None:
+        """Go on after a relaxation: the next state is compared with the last healthy one."""
+        self._before = self._healthy
+
+    def _judged(self, history: Sequence[tuple[float, float]]) -> list[float]:
+        return _rates(history) if self.score.falls_with_sparsity else [v for _, v in history]
+
+    def _band(self, state: TicketState) -> tuple[float, float] | None:
+        """Lowest and highest usual value of the score for a state; ``None`` before it is known."""
+        values = self._judged(self.history)
+        if len(values) < _LEARNED_FROM:
+            return None
+        middle = statistics.median(values)
+        spread = statistics.median(_deviations(values) + self._spreads)
+        # A score of few images moves in steps of about one image.
+        width = _WIDTH * max(spread, 1 / len(state.outputs))
+        if not self.score.falls_with_sparsity:
+            return middle - width, middle + width
+        sparsity, last = self.history[-1]
+        span = max(0.0, _halvings(state.sparsity) - _halvings(sparsity))
+        return last + span * (middle - width), last + span * (middle + width)
 
     def _dying(self, state: TicketState) -> tuple[str, ...]:
         """Layers that the next check would find empty, if they shrink on as since the last one."""
@@ -196,12 +191,36 @@ class CollapseMonitor:
             if kept < before[name] and kept * kept < before[name]
         )
 
+    def _note(
+        self,
+        state: TicketState,
+        found: ScoreValue | None,
+        band: tuple[float, float] | None,
+        *,
+        flagged: bool,
+    ) -> None:
+        """Keep what was seen, with the document's score beside the one that is watched."""
+        overlap = COLLAPSE_SCORES["similarity"].measure(state, self._before)
+        self.trace.append(
+            {
+                "step": state.step,
+                "sparsity": state.sparsity,
+                "score": None if found is None else found.value,
+                "chance": None if found is None else found.chance,
+                "low": None if band is None else band[0],
+                "high": None if band is None else band[1],
+                "similarity": None if overlap is None else overlap.value,
+                "flagged": flagged,
+            }
+        )
+
     def _report(
         self,
         state: TicketState,
         target: float,
-        found: ScoreValue,
-        flag: tuple[Literal["drop", "rise"], float] | None,
+        found: ScoreValue | None,
+        direction: Literal["drop", "rise"] | None,
+        threshold: float | None,
         dying: tuple[str, ...],
     ) -> CollapseReport:
         healthy = self._healthy or state
@@ -217,10 +236,10 @@ class CollapseMonitor:
             target=target,
             healthy_sparsity=healthy.sparsity,
             score_name=self.score.name,
-            score=found.value,
-            chance=found.chance,
-            threshold=math.nan if flag is None else flag[1],
-            direction=None if flag is None else flag[0],
+            score=None if found is None else found.value,
+            chance=None if found is None else found.chance,
+            threshold=threshold,
+            direction=direction,
             history=tuple(self.history),
             layers=dying or worst or tuple(density),
             dying_layers=dying,
@@ -242,3 +261,9 @@ def _rates(history: Sequence[tuple[float, float]]) -> list[float]:
         if span > 0:
             rates.append((new - old) / span)
     return rates
+
+
+def _deviations(values: Sequence[float]) -> list[float]:
+    """Distances from the median."""
+    middle = statistics.median(values) if values else 0.0
+    return [abs(value - middle) for value in values]

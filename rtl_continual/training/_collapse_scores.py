@@ -58,6 +58,8 @@ class CollapseScore(ABC):
     """One way to see a collapse. It has no options and keeps nothing."""
 
     name: ClassVar[str]
+    falls_with_sparsity: ClassVar[bool] = False
+    """Whether it falls steadily as a healthy ticket is pruned."""
 
     @abstractmethod
     def measure(self, state: TicketState, before: TicketState | None) -> ScoreValue | None:
@@ -100,6 +102,7 @@ class SimilarityScore(CollapseScore):
     """Mean overlap with other tickets' masks, corrected for chance; the document's diagnosis."""
 
     name: ClassVar[str] = "similarity"
+    falls_with_sparsity: ClassVar[bool] = True
 
     def measure(self, state: TicketState, before: TicketState | None) -> ScoreValue | None:
         rows = [attainable_overlap(state.mask, other) for other in state.others]

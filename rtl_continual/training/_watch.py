@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CollapseWatch", "OnCollapse", "watch_collapse"]
 
+_WAIT = 0.1
+"""A check also comes after this share of the steps, when the mask gets no sparser any more."""
+
 OnCollapse = Callable[[CollapseReport, Mapping[str, Any] | None], None]
 """Told of every flag, and of what was done about it: before and after, or ``None``."""
 
@@ -53,7 +56,8 @@ class CollapseWatch:
         self._bank = bank
         self._others = tuple(other.mask for other in bank)
         self._healthy_keep: torch.Tensor | None = None
-        self._checked = -math.inf
+        self._last_level = -math.inf
+        self._last_step = 0
         self._done = False
         self.monitor = CollapseMonitor(
             ticket,
@@ -73,17 +77,18 @@ class CollapseWatch:
             return
         sparsity = learner.mask_sparsity
         level = -math.log2(max(1 - sparsity, 1e-9))
-        ended = sparsity >= learner.target and level > self._checked
-        if not (final or ended or level >= self._checked + self.config.level):
+        waited = learner.steps_done - self._last_step >= _WAIT * learner.total_steps
+        if not (final or waited or level >= self._last_level + self.config.level):
             return
-        state = self._state(learner, sparsity)
-        report = self.monitor.check(state, learner.target)
+        self._last_step, self._last_level = learner.steps_done, level
+        report = self.monitor.check(self._state(learner, sparsity), learner.target)
         if report is None:
-            self._checked = max(self._checked, level)
             self._healthy_keep = learner.scores.keep.clone()
             return
         self.flags += 1
         self._answer(learner, report)
+        # What has grown back needs time to be of use, and the next check comes after it.
+        self._last_level = math.inf
 
     def _answer(self, learner: TicketLearner, report: CollapseReport) -> None:
         relaxation, by = None, "relax_sparsity"
