@@ -25,8 +25,8 @@ Direction = Literal["drop", "rise", "either"]
 _LEARNED_FROM = 5
 """Healthy values from which a threshold can be learned."""
 
-_WIDTH = 3 * 1.4826
-"""Half the width of the band of usual values, in median absolute deviations: three standard
+_WIDTH = 4 * 1.4826
+"""How far a usual value may be from the middle, in median absolute deviations: four standard
 deviations of a normal distribution."""
 
 
@@ -101,11 +101,12 @@ class CollapseReport:
 class CollapseMonitor:
     """Follows one ticket from check to check, each at a higher sparsity than the one before.
 
-    The threshold is learned. While a ticket is healthy its score keeps to a band: the median of its
-    values at lower sparsity, plus and minus three robust standard deviations, to which the
-    deviations of earlier tickets add theirs. A check outside that band is flagged, and adds nothing
-    to it. Scores that fall with sparsity by themselves are judged by their change per halving of
-    the kept weights instead of by their value.
+    The threshold is learned. For ``drop`` it lies below the median of the five highest values that
+    the score has had at lower sparsity, by four robust standard deviations of these values and of
+    the same values of earlier tickets; for ``rise`` above that of the five lowest. Comparing with
+    the best keeps a slow decline from becoming usual. A check outside is flagged, and teaches
+    nothing. Scores that fall with sparsity by themselves are judged by their change per halving of
+    the kept weights instead of by their value, and by all of their changes.
 
     Args:
         ticket: its name, for the report.
@@ -128,7 +129,7 @@ class CollapseMonitor:
         self.direction = direction
         self.history: list[tuple[float, float]] = []
         self.trace: list[dict[str, Any]] = []
-        self._spreads = [d for rows in earlier for d in _deviations(self._judged(rows))]
+        self._earlier = [self._judged(rows) for rows in earlier]
         self._before: TicketState | None = None
         self._healthy: TicketState | None = None
 
@@ -170,15 +171,25 @@ class CollapseMonitor:
         values = self._judged(self.history)
         if len(values) < _LEARNED_FROM:
             return None
-        middle = statistics.median(values)
-        spread = statistics.median(_deviations(values) + self._spreads)
-        # A score of few images moves in steps of about one image.
-        width = _WIDTH * max(spread, 1 / len(state.outputs))
+        low, high = (self._bound(values, state, sign) for sign in (-1, 1))
         if not self.score.falls_with_sparsity:
-            return middle - width, middle + width
+            return low, high
         sparsity, last = self.history[-1]
         span = max(0.0, _halvings(state.sparsity) - _halvings(sparsity))
-        return last + span * (middle - width), last + span * (middle + width)
+        return last + span * low, last + span * high
+
+    def _bound(self, values: Sequence[float], state: TicketState, sign: int) -> float:
+        """The bound below (``sign`` -1) or above (1) usual values."""
+
+        def best(known: Sequence[float]) -> Sequence[float]:
+            if self.score.falls_with_sparsity:
+                return known
+            return sorted(known, reverse=sign < 0)[:_LEARNED_FROM]
+
+        deviations = [d for known in (values, *self._earlier) for d in _deviations(best(known))]
+        # A score of few images moves in steps of about one image.
+        width = _WIDTH * max(statistics.median(deviations), 1 / len(state.outputs))
+        return statistics.median(best(values)) + sign * width
 
     def _dying(self, state: TicketState) -> tuple[str, ...]:
         """Layers that the next check would find empty, if they shrink on as since the last one."""
