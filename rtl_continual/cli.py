@@ -22,6 +22,7 @@ from rtl_continual import __version__
 from rtl_continual.errors import RTLError
 from rtl_continual.plugins_cli import PluginFiles, StrictPlugins, plugins_app
 from rtl_continual.runs import ignore_known_warnings
+from rtl_continual.serving import serve_command
 from rtl_continual.store import bank_app
 
 __all__ = ["app", "main"]
@@ -42,6 +43,8 @@ for part, name in (
     (plugins_app, "plugins"),
 ):
     app.add_typer(part, name=name, no_args_is_help=True)
+
+app.command("serve")(serve_command)
 
 Overrides = Annotated[
     list[str] | None,
@@ -373,20 +376,33 @@ def _router_options(name: str | None) -> Any:
 
 @app.command()
 def predict(
-    bank: Annotated[Path, typer.Argument(help="A bank's folder.")],
+    bank: Annotated[str, typer.Argument(help="A bank's folder, or an address such as s3://...")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    tag: Annotated[
+        str | None, typer.Option(help="The version this tag names; default: the newest.")
+    ] = None,
     router: OtherRouter = None,
+    executor: Annotated[
+        str, typer.Option(metavar="NAME", help="How a batch goes through the body.")
+    ] = "grouped",
     plugins: PluginFiles = None,
     as_json: AsJSON = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
 ) -> None:
-    """Route images through a bank and print label, ticket and confidence of each."""
+    """Route images through a bank and print class, ticket and confidence of each."""
+    import csv
+
     import torch
 
     from rtl_continual.plugins import load_plugins
     from rtl_continual.store import load_bank, read_images
+    from rtl_continual.tickets import build_executor, executor_config_class
 
+    if as_csv and as_json:
+        raise RTLError("--csv or --json, not both")
     load_plugins(plugins or [])
-    opened = load_bank(bank, router=_router_options(router))
+    opened = load_bank(bank, tag=tag, router=_router_options(router))
+    opened.executor = build_executor(executor_config_class(executor)())
     torch.set_num_threads(1)
     pictures, names = read_images(images, opened.backbone.input_spec)
     answer = opened.predict(pictures)
@@ -395,9 +411,11 @@ def predict(
         {
             "image": name,
             "label": label,
+            "class": opened.class_name(label) or None,
             "ticket": ticket,
-            "ticket_name": opened[ticket].name if ticket >= 0 else None,
+            "ticket_name": opened.names[ticket] if ticket >= 0 else None,
             "confidence": round(confidence, 6),
+            "version": opened.version,
         }
         for name, label, ticket, confidence in zip(
             names, *(column.tolist() for column in columns), strict=True
@@ -406,9 +424,15 @@ def predict(
     if as_json:
         _print_json(found)
         return
+    if as_csv:
+        table = csv.DictWriter(sys.stdout, list(found[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(found)
+        return
     for row in found:
         name = "router abstained" if row["ticket_name"] is None else row["ticket_name"]
-        print(f"{row['image']}: {row['label']}  ({name}, confidence {row['confidence']:.3f})")
+        label = "none" if row["class"] is None else row["class"]
+        print(f"{row['image']}: {label}  ({name}, confidence {row['confidence']:.3f})")
 
 
 @app.command()

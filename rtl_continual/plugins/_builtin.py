@@ -17,6 +17,7 @@ __all__ = [
     "choose_router",
     "register_backbones",
     "register_clusterers",
+    "register_executors",
     "register_exporters",
     "register_methods",
     "register_relaxation_policies",
@@ -107,6 +108,14 @@ def register_clusterers() -> Mapping[str, Any]:
     from rtl_continual.discovery import BUILT_IN_CLUSTERERS
 
     return BUILT_IN_CLUSTERERS
+
+
+@hookimpl
+def register_executors() -> Mapping[str, Any]:
+    """The executors of ``rtl_continual.tickets``."""
+    from rtl_continual.tickets import BUILT_IN_EXECUTORS
+
+    return BUILT_IN_EXECUTORS
 
 
 @hookimpl

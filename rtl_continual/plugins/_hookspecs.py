@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rtl_continual.export import Exporter
     from rtl_continual.routing import Router
     from rtl_continual.streams import StreamSource
-    from rtl_continual.tickets import SparsitySchedule, TicketBank
+    from rtl_continual.tickets import Executor, SparsitySchedule, TicketBank
     from rtl_continual.training import CollapseReport, Relaxation, RelaxationPolicy
 
 __all__ = ["API_VERSION", "GROUP", "hookimpl"]
@@ -117,6 +117,16 @@ def register_clusterers() -> Mapping[str, type[Clusterer] | str]:  # type: ignor
     Returns:
         Subclasses of :class:`rtl_continual.discovery.Clusterer`; each one's ``config_class`` is
         its section, and it is built as ``ClustererClass(config)``.
+    """
+
+
+@hookspec
+def register_executors() -> Mapping[str, type[Executor] | str]:  # type: ignore[empty-body]
+    """How a batch goes through the body, by the name that a scenario's ``executor`` section gives.
+
+    Returns:
+        Subclasses of :class:`rtl_continual.tickets.Executor`; each one's ``config_class`` is its
+        section, and it is built as ``ExecutorClass(config)``.
     """
 
 

@@ -137,6 +137,7 @@ class Workshop:
                 "router": scenario.router,
                 "growth": scenario.growth,
                 "discovery": scenario.discovery,
+                "executor": scenario.executor,
             },
             emit=emit,
             advance=advance,

@@ -1,6 +1,18 @@
 """Tickets: masks and scores, schedules, similarity, and the bank that holds them."""
 
 from rtl_continual.tickets._bank import Prediction, TicketBank
+from rtl_continual.tickets._executor import (
+    BUILT_IN_EXECUTORS,
+    Executor,
+    ExecutorSection,
+    GroupedExecutor,
+    GroupedExecutorConfig,
+    SeparateExecutor,
+    SeparateExecutorConfig,
+    build_executor,
+    executor_config_class,
+    executor_names,
+)
 from rtl_continual.tickets._lazy import LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._schedule import (
@@ -26,24 +38,34 @@ from rtl_continual.tickets._skeleton import Skeleton
 from rtl_continual.tickets._ticket import Ticket, TicketInfo
 
 __all__ = [
+    "BUILT_IN_EXECUTORS",
     "BUILT_IN_SCHEDULES",
     "CubicSchedule",
     "CubicScheduleConfig",
+    "Executor",
+    "ExecutorSection",
+    "GroupedExecutor",
+    "GroupedExecutorConfig",
     "LazyTickets",
     "Mask",
     "MaskLayout",
     "MaskScores",
     "Prediction",
     "ScheduleSection",
+    "SeparateExecutor",
+    "SeparateExecutorConfig",
     "Skeleton",
     "SparsitySchedule",
     "Ticket",
     "TicketBank",
     "TicketInfo",
+    "build_executor",
     "build_schedule",
     "chance_jaccard",
     "corrected_jaccard",
     "cubic_sparsity",
+    "executor_config_class",
+    "executor_names",
     "layer_similarity",
     "magnitude_scores",
     "norm_state_names",

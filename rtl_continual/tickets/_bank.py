@@ -13,6 +13,7 @@ from torch import nn
 
 from rtl_continual.backbones import Backbone
 from rtl_continual.errors import BankError, DataError
+from rtl_continual.tickets._executor import Executor, GroupedExecutor, take_rows
 from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._similarity import similarity_matrix
@@ -79,6 +80,7 @@ class TicketBank:
         cache_bytes: budget for tickets' materialised weights, least recently used out first.
 
     Attributes:
+        executor: runs batches through the body; may be set to another one.
         version: of the stored bank that the first tickets come from; 0 if it was never stored.
         manifest: hash of that version's manifest, or empty.
 
@@ -102,6 +104,7 @@ class TicketBank:
         self.backbone = backbone
         self.task = task
         self.router = router
+        self.executor: Executor = GroupedExecutor()
         self.layout = MaskLayout.of(backbone.body)
         self.norm_names = norm_state_names(backbone.body)
         self._head = task.build_head(backbone.feature_dim).requires_grad_(False)
@@ -182,10 +185,11 @@ class TicketBank:
     @torch.no_grad()
     def _materialise(self, ticket: Ticket) -> dict[str, torch.Tensor]:
         device = self.backbone.mean.device
-        values = {
-            f"body.{name}": weight * ticket.mask.layer(name).to(device)
-            for name, weight in self._weights.items()
-        }
+        values = {}
+        for name, weight in self._weights.items():
+            # Torch multiplies by bytes twice as fast as by booleans.
+            keep = ticket.mask.layer(name).view(torch.uint8).to(device)
+            values[f"body.{name}"] = _kernel_order(weight) * keep
         values |= {f"body.{name}": t.to(device) for name, t in ticket.norm.items()}
         return values | {f"head.{name}": t.to(device) for name, t in ticket.head.items()}
 
@@ -232,7 +236,7 @@ class TicketBank:
         device = self.backbone.mean.device
         parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = [
             self._predict_batch(
-                images[start : start + batch_size].to(device),
+                images[start : start + batch_size].to(device, memory_format=torch.channels_last),
                 None if given is None else given[start : start + batch_size],
                 start,
             )
@@ -274,29 +278,24 @@ class TicketBank:
             ids, weights, confidence = self.router.route(features)  # type: ignore[union-attr]
         ids = ids.cpu()
         if ids.shape[1] == 1:
-            self._run_groups(outputs, activation, ids[:, 0])
+            rows = torch.nonzero(ids[:, 0] >= 0).flatten()
+            if len(rows) == len(ids) > 0:
+                outputs = self._execute(activation, ids[:, 0])
+            elif len(rows):
+                where = rows.to(outputs.device)
+                part = take_rows(activation, where)
+                outputs[where] = self._execute(part, ids[rows, 0])
             return outputs, ids[:, 0], confidence
         return self._mix(outputs, activation, ids, weights), ids[:, 0], confidence
 
-    def _run_groups(
-        self, outputs: torch.Tensor, activation: torch.Tensor, ids: torch.Tensor
-    ) -> None:
-        """Fill in ``outputs``: rows are sorted by ticket once, and each ticket takes a slice."""
-        tickets, counts = torch.unique(ids, return_counts=True)
-        groups = list(zip(tickets.tolist(), counts.tolist(), strict=True))
-        if len(groups) == 1 and groups[0][0] >= 0:
-            outputs.copy_(self.run_ticket(groups[0][0], activation))
-            return
-        order = torch.argsort(ids, stable=True)
-        away = int((ids < 0).sum())
-        rows = order[away:].to(activation.device)
-        parts = _take_rows(activation, rows).split([n for i, n in groups if i >= 0])
-        answers = [
-            self.run_ticket(ticket_id, part)
-            for (ticket_id, _), part in zip(groups[len(groups) - len(parts) :], parts, strict=True)
-        ]
-        if answers:
-            outputs[rows] = torch.cat(answers)
+    def _execute(self, activation: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        outputs = self.executor.execute(self, activation, ids)
+        if outputs.shape != (len(ids), self.task.num_outputs):
+            raise BankError(
+                f"executor '{self.executor.name}' gives outputs {list(outputs.shape)}, not "
+                f"{[len(ids), self.task.num_outputs]}"
+            )
+        return outputs
 
     def _mix(
         self,
@@ -306,16 +305,17 @@ class TicketBank:
         weights: torch.Tensor,
     ) -> torch.Tensor:
         """Weighted mean of the chosen tickets' probabilities, as log-probabilities."""
+        place, rows = torch.nonzero(ids.T >= 0, as_tuple=True)
+        share = weights.cpu().T[place, rows].to(outputs)[:, None]
+        counts = torch.bincount(place, minlength=ids.shape[1]).tolist()
+        where = rows.to(outputs.device)
         mixed = torch.zeros_like(outputs)
-        for ticket_id in np.unique(ids.numpy()).tolist():
-            if ticket_id < 0:
-                continue
-            rows, place = torch.nonzero(ids == ticket_id, as_tuple=True)
-            rows = rows.to(outputs.device)
-            part = _take_rows(activation, rows)
-            probabilities = self.run_ticket(ticket_id, part).softmax(dim=1)
-            share = weights[rows.cpu(), place].to(outputs)[:, None]
-            mixed.index_add_(0, rows, probabilities * share)
+        if len(rows):
+            part = take_rows(activation, where)
+            answers = self._execute(part, ids[rows, place]).softmax(dim=1) * share
+            # One place at a time: a sample occurs once in each, so that the sum has one order.
+            for index, answer in zip(where.split(counts), answers.split(counts), strict=True):
+                mixed.index_add_(0, index, answer)
         mixed = mixed.log()
         mixed[(ids[:, 0] < 0).to(outputs.device)] = torch.nan
         return mixed
@@ -356,12 +356,12 @@ class TicketBank:
         }
 
 
-def _take_rows(activation: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """``activation[rows]`` in the same memory order; indexing alone loses channels last."""
-    if activation.ndim != 4 or not activation.is_contiguous(memory_format=torch.channels_last):
-        return activation[rows]
-    return activation.permute(0, 2, 3, 1)[rows].permute(0, 3, 1, 2)
-
-
 def _tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _kernel_order(weight: torch.Tensor) -> torch.Tensor:
+    """A convolution's weights channels last, as its kernel wants them on such activations."""
+    if weight.ndim != 4:
+        return weight
+    return weight.contiguous(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ from rtl_continual.runs import (
     write_report,
 )
 from rtl_continual.streams import ArraySet, Experience, Stream, StreamSource
-from rtl_continual.tickets import SparsitySchedule
+from rtl_continual.tickets import GroupedExecutor, SparsitySchedule
 from rtl_continual.training import (
     CollapseReport,
     Relaxation,
@@ -130,6 +130,24 @@ class Half(RelaxationPolicy):
 
     def relax(self, report: CollapseReport) -> Relaxation:
         return Relaxation(target=report.target / 2)
+
+
+class CountedConfig(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["counted"] = "counted"
+    most: int = Field(100, ge=1, description="samples of a batch at most")
+
+
+class Counted(GroupedExecutor):
+    name = "counted"
+    config_class = CountedConfig
+    batches: ClassVar[list[int]] = []
+
+    def execute(self, bank: Any, activation: torch.Tensor, ticket_ids: torch.Tensor) -> Any:
+        self.batches.append(len(ticket_ids))
+        assert len(ticket_ids) <= self.config.most
+        return super().execute(bank, activation, ticket_ids)
 
 
 class NamesConfig(BaseModel):
@@ -254,6 +272,10 @@ class Everything:
         return {"halves": Halves}
 
     @hookimpl
+    def register_executors(self) -> dict[str, Any]:
+        return {"counted": Counted}
+
+    @hookimpl
     def register_exporters(self) -> dict[str, Any]:
         return {"names": Names}
 
@@ -303,6 +325,7 @@ stream: {name: dots, count: 8}
 backbone: {name: tiny, channels: 5}
 tickets: {epochs: 1, batch_size: 4, sparsity: 0.5, schedule: {name: step, at: 0.25}}
 router: {name: mean, sharpness: 2}
+executor: {name: counted, most: 8}
 methods:
   rtl:
   guess: {answer: 1}
@@ -419,6 +442,14 @@ def test_hook_register_clusterers(manager: Manager) -> None:
     assert clusterer_config_class("halves") is HalvesConfig
     halves = build_clusterer(HalvesConfig()).cluster(torch.arange(4.0)[:, None])
     assert sorted(halves.tolist()) == [0, 0, 1, 1]
+
+
+def test_hook_register_executors(done: Done) -> None:
+    assert done.results["config"]["executor"] == {"name": "counted", "most": 8}
+    assert set(Counted.batches) == {8}
+    schema = done.schema["properties"]["executor"]["oneOf"]
+    names = {part["properties"]["name"]["const"] for part in schema}
+    assert names == {"counted", "grouped", "separate"}
 
 
 def test_hook_register_exporters(done: Done, tmp_path: Path, capsys: Any) -> None:
@@ -613,7 +644,7 @@ def register_sparsity_schedules():
     assert scenario.resolved()["plugins"] == [str(tmp_path / "bending.py")]
     assert scenario.resolved()["tickets"]["schedule"] == {"name": "bent"}
     (tmp_path / "s.yaml").write_text(text.replace("bending", "bendign"), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"s.yaml:9:11: plugins\[0\]: .*bendign.py: no such pl"):
+    with pytest.raises(ConfigError, match=r"s.yaml:10:11: plugins\[0\]: .*bendign.py: no such pl"):
         load_scenario(tmp_path / "s.yaml")
 
 

@@ -15,6 +15,7 @@ from rtl_continual.errors import BankError, DataError
 from rtl_continual.routing import FeatureMixture, FlatRouter, FlatRouterConfig, Routing
 from rtl_continual.tasks import Classification
 from rtl_continual.tickets import Mask, MaskLayout, Ticket, TicketBank, TicketInfo, union
+from rtl_continual.tickets._executor import take_rows
 
 MakeImages = Callable[[int, int], torch.Tensor]
 MakeTicket = Callable[..., Ticket]
@@ -105,10 +106,12 @@ def test_a_mixed_batch_is_answered_in_order(bank: TicketBank, mixed: Mixed) -> N
 def test_groups_do_not_see_each_other(bank: TicketBank, mixed: Mixed) -> None:
     images, domains = mixed
     answer = bank.predict(images)
+    images = images.contiguous(memory_format=torch.channels_last)
     activation = bank.backbone.run_trunk(images).activation
     for ticket_id in range(3):
-        rows = domains == ticket_id
-        assert torch.equal(answer.outputs[rows], bank.run_ticket(ticket_id, activation[rows]))
+        rows = (domains == ticket_id).nonzero().flatten()
+        alone = bank.run_ticket(ticket_id, take_rows(activation, rows))
+        assert torch.equal(answer.outputs[rows], alone)
 
 
 def test_the_trunk_runs_once_and_the_body_once_for_each_ticket(
@@ -151,7 +154,8 @@ def test_given_tickets_replace_the_router(bank: TicketBank, mixed: Mixed) -> Non
     nobody = torch.tensor(wanted) < 0
     assert answer.outputs[nobody].isnan().all()
     assert (answer.labels[nobody] == -1).all()
-    activation = bank.backbone.run_trunk(images).activation
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    activation = bank.backbone.run_trunk(channels_last).activation
     one = bank.predict(images, ticket_ids=1)
     assert torch.equal(one.outputs, bank.run_ticket(1, activation))
     torch.testing.assert_close(answer.outputs[1::4], one.outputs[1::4], rtol=1e-5, atol=1e-5)
@@ -285,7 +289,7 @@ def test_a_ticket_is_the_body_with_masked_weights(bank: TicketBank, mixed: Mixed
     head = nn.Linear(16, 5)
     head.load_state_dict(dict(ticket.head))
     activation = bank.backbone.run_trunk(mixed[0]).activation
-    physical = head(body(activation))
+    physical = head(body.to(memory_format=torch.channels_last)(activation))
     assert torch.equal(bank.run_ticket(1, activation), physical)
     assert not torch.allclose(bank.run_ticket(0, activation), physical)
 
@@ -299,8 +303,8 @@ def test_groups_keep_the_memory_order(
         lambda _, args: seen.append(args[0].is_contiguous(memory_format=memory_format))
     )
     activation = bank.backbone.run_trunk(mixed[0]).activation
-    outputs = torch.zeros(12, 5)
-    bank._run_groups(outputs, activation.contiguous(memory_format=memory_format), mixed[1])
+    activation = activation.contiguous(memory_format=memory_format)
+    outputs = bank.executor.execute(bank, activation, mixed[1])
     assert seen == [True] * 3
     torch.testing.assert_close(outputs, bank.predict(mixed[0]).outputs, rtol=1e-5, atol=1e-5)
 

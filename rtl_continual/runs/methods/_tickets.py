@@ -13,7 +13,7 @@ from rtl_continual.routing import Router
 from rtl_continual.runs._method import Answers, RunContext
 from rtl_continual.streams import ImageSet
 from rtl_continual.tasks import Classification
-from rtl_continual.tickets import TicketBank
+from rtl_continual.tickets import TicketBank, build_executor
 from rtl_continual.training import CollapseReport, OnCollapse, TicketConfig
 
 __all__ = [
@@ -35,6 +35,8 @@ def empty_bank(context: RunContext) -> TicketBank:
     bank = TicketBank(context.make_backbone(), Classification(len(classes), classes))
     config = context.sections["router"]
     bank.router = get_manager().hook.choose_router(bank=bank, config=config)
+    if "executor" in context.sections:
+        bank.executor = build_executor(context.sections["executor"])
     return bank
 
 
