@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from rtl_continual.errors import RTLError
-from rtl_continual.runs._method import Method, RunContext
+from rtl_continual.runs._method import Method, MethodConfig, RunContext
 from rtl_continual.runs.methods._frozen import frozen_features
 from rtl_continual.runs.methods.adapters import AdaptersConfig, AdaptersMethod
 from rtl_continual.runs.methods.ncm import NCMConfig, NCMMethod
@@ -67,7 +68,7 @@ def test_contract(make_context: MakeContext, name: str) -> None:
     for index in range(len(context.stream.experiences)):
         method.learn(index)
     assert method.name == name
-    # A third is chance, and what one ticket gets everywhere: here entropy tells tickets apart badly.
+    # A third is chance, and what one ticket gets everywhere: entropy tells these apart badly.
     assert score(method) > (0.3 if name == "supsup" else 0.6)
     assert torch.equal(torch.get_rng_state(), state)
     assert method.inference_ratio() >= 1
@@ -235,3 +236,22 @@ def test_features_are_computed_once_and_paid_by_all(make_context: MakeContext) -
     assert torch.allclose(small.final, before.final[:8], atol=1e-5)
     learned(context, "ncm")
     assert learned(context, "ranpac").borrowed_seconds["train"] > 0
+
+
+def test_domains_without_training_do_not_count_for_the_router(make_context: MakeContext) -> None:
+    context = make_context()
+    stream = context.stream
+    fewer = dataclasses.replace(stream, experiences=stream.experiences[:2])
+    method = RTLMethod(make_context(stream=fewer), MethodConfig())
+    for index in range(2):
+        method.learn(index)
+    method.finish_evaluation(dict(fewer.tests))
+    details = method.details()
+    confusion = np.array(details["router"]["confusion"])
+    right = (confusion[0, 0] + confusion[1, 1]) / confusion[:2].sum()
+    assert details["router"]["accuracy"] == pytest.approx(right)
+    oracle = details["oracle_router"]
+    by_domain = oracle["balanced_accuracy_by_domain"]
+    assert by_domain["blue"] is None
+    mean = (by_domain["red"] + by_domain["green"]) / 2
+    assert oracle["balanced_accuracy_domain_mean"] == pytest.approx(mean)

@@ -127,29 +127,40 @@ class RTLMethod(Method[MethodConfig]):
     def parameters(self) -> dict[str, float]:
         return serving_parameters(self.bank, len(self.context.stream.domains))
 
+    def inference_ratio(self) -> float:
+        assert isinstance(self.bank.router, Router)
+        return 1 + self.bank.router.flops() / backbone_flops(self.bank.backbone)["total"]
+
     def finish_evaluation(self, tests: dict[str, ImageSet]) -> None:
         """Compare the router with an oracle that knows each test image's domain.
 
-        The ticket that saw most of a domain in training is that domain's right ticket.
+        The ticket that saw most of a domain in training is that domain's right ticket. A domain
+        that nothing was learned from has none and does not count.
         """
         domains, classes = self.context.stream.domains, len(self.context.stream.classes)
         seen = np.array([[t.info.domain_counts.get(d, 0) for d in domains] for t in self.bank])
-        right = seen.argmax(axis=0)
+        right, trained = seen.argmax(axis=0), seen.sum(axis=0) > 0
         confusion = np.zeros((len(domains), len(self.bank)), dtype=np.int64)
-        abstained, oracle = 0, []
+        abstained = 0
+        oracle: dict[str, float | None] = dict.fromkeys(domains)
         for j, images in enumerate(tests.values()):
-            ids = answer(self.bank, images).ticket_ids
+            ids = self.predict(images).ticket_ids
             assert ids is not None
             abstained += int((ids < 0).sum())
             confusion[j] = np.bincount(ids[ids >= 0], minlength=len(self.bank))
-            labels = answer(self.bank, images, ticket_id=int(right[j])).labels
-            oracle.append(balanced_accuracy(confusion_matrix(images.targets, labels, classes)))
-        hits = sum(int(confusion[j, right[j]]) for j in range(len(domains)))
+            if trained[j]:
+                labels = answer(self.bank, images, ticket_id=int(right[j])).labels
+                matrix = confusion_matrix(images.targets, labels, classes)
+                oracle[domains[j]] = balanced_accuracy(matrix)
+        hits = sum(int(confusion[j, right[j]]) for j in np.flatnonzero(trained))
+        images_with_ticket = sum(
+            len(images) for images, known in zip(tests.values(), trained, strict=True) if known
+        )
         self._evaluation = {
-            "router_accuracy": hits / sum(len(images) for images in tests.values()),
+            "router_accuracy": hits / images_with_ticket,
             "router_confusion": confusion.tolist(),
             "router_abstained": abstained,
-            "oracle_by_domain": dict(zip(domains, oracle, strict=True)),
+            "oracle_by_domain": oracle,
         }
 
     def details(self) -> dict[str, Any]:
@@ -172,7 +183,9 @@ class RTLMethod(Method[MethodConfig]):
             },
             "oracle_router": {
                 "balanced_accuracy_by_domain": oracle,
-                "balanced_accuracy_domain_mean": float(np.mean(list(oracle.values()))),
+                "balanced_accuracy_domain_mean": float(
+                    np.mean([value for value in oracle.values() if value is not None])
+                ),
             },
             "tickets": [
                 {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch.func import functional_call, jvp
@@ -61,23 +60,6 @@ class SupSupMethod(RTLMethod):
             for batch, place in zip(parts, places, strict=True)
         ]
         return Answers(labels=torch.cat(labels).numpy(), ticket_ids=ids.numpy())
-
-    def finish_evaluation(self, tests: dict[str, ImageSet]) -> None:
-        """The router's place is taken by the entropy's gradient."""
-        super().finish_evaluation(tests)
-        domains = self.context.stream.domains
-        seen = np.array([[t.info.domain_counts.get(d, 0) for d in domains] for t in self.bank])
-        confusion = np.zeros((len(domains), len(self.bank)), dtype=np.int64)
-        for j, images in enumerate(tests.values()):
-            ids = self.predict(images).ticket_ids
-            assert ids is not None
-            confusion[j] = np.bincount(ids, minlength=len(self.bank))
-        hits = sum(int(confusion[j, right]) for j, right in enumerate(seen.argmax(axis=0)))
-        self._evaluation |= {
-            "router_accuracy": hits / sum(len(images) for images in tests.values()),
-            "router_confusion": confusion.tolist(),
-            "router_abstained": 0,
-        }
 
     def details(self) -> dict[str, Any]:
         found = super().details()
