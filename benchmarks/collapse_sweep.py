@@ -10,7 +10,7 @@ never again comes within two points of its best.
 The last line is one JSON object; the curves go to ``--plot`` and, with ``--curves``, to a file.
 
 Usage: python benchmarks/collapse_sweep.py [--quick] [--backbones letters,random]
-       [--seeds 0,1,2] [--images 128] [--epochs 3] [--plot FILE.png] [--curves FILE.json]
+       [--seeds 0,1,2] [--images 96] [--epochs 3] [--plot FILE.png] [--curves FILE.json]
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ from rtl_continual.training import (
 )
 
 BACKBONES: dict[str, dict[str, Any]] = {
-    "letters": {"weights": "built-in"},
+    "letters": {"weights": "built-in", "split": "block1"},
     "random": {"weights": "random:0", "width": 12},
 }
-"""GlyphNet pretrained on letters, and one of half the width with random weights."""
+"""GlyphNet pretrained on letters, masked from its second block on, and one of half the width with
+random weights, masked from its first."""
 DOMAINS = ("handwritten", "printed", "street")
 FALL = 0.02
 EARLY = 4
@@ -55,7 +56,7 @@ EARLY = 4
 quarter without harm."""
 DIRECTIONS: tuple[Literal["drop", "rise"], ...] = ("drop", "rise")
 PROBE = 128
-TESTS = 200
+TESTS = 150
 WARM_UP = 8
 """Passes at 50 %, times the passes at each later step."""
 
@@ -263,7 +264,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, half the steps")
     parser.add_argument("--backbones", default=",".join(BACKBONES))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--images", type=int, default=128, help="training images of a domain")
+    parser.add_argument("--images", type=int, default=96, help="training images of a domain")
     parser.add_argument("--epochs", type=int, default=3, help="passes at each step")
     parser.add_argument("--plot", type=Path, default=Path("collapse_sweep.png"))
     parser.add_argument("--curves", type=Path)
