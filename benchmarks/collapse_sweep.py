@@ -10,7 +10,7 @@ never again comes within two points of its best.
 The last line is one JSON object; the curves go to ``--plot`` and, with ``--curves``, to a file.
 
 Usage: python benchmarks/collapse_sweep.py [--quick] [--backbones letters,random]
-       [--seeds 0,1,2] [--images 96] [--epochs 3] [--plot FILE.png] [--curves FILE.json]
+       [--seeds 0,1,2] [--epochs 3] [--plot FILE.png] [--curves FILE.json]
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rtl_continual.backbones import build_backbone
-from rtl_continual.streams import DigitsConfig, build_stream
+from rtl_continual.streams import DigitsConfig, Stream, build_stream
 from rtl_continual.tasks import Classification, balanced_accuracy, confusion_matrix
 from rtl_continual.tickets import TicketBank
 from rtl_continual.training import (
@@ -43,13 +44,24 @@ from rtl_continual.training import (
     epoch_batches,
 )
 
-BACKBONES: dict[str, dict[str, Any]] = {
-    "letters": {"weights": "built-in", "split": "block1"},
-    "random": {"weights": "random:0", "width": 12},
+
+@dataclass(frozen=True)
+class Setup:
+    """A backbone, and a task for three tickets that it can learn."""
+
+    backbone: dict[str, Any]
+    domains: tuple[str, ...]
+    images: int
+
+
+SETUPS = {
+    "letters": Setup(
+        {"weights": "built-in", "split": "block1"}, ("handwritten", "printed", "street"), 96
+    ),
+    "random": Setup({"weights": "random:0", "width": 12}, ("handwritten", "outline", "photo"), 192),
 }
 """GlyphNet pretrained on letters, masked from its second block on, and one of half the width with
 random weights, masked from its first."""
-DOMAINS = ("handwritten", "printed", "street")
 FALL = 0.02
 EARLY = 4
 """A flag more steps than that before the fall is false: the kept weights would still shrink to a
@@ -70,18 +82,20 @@ def levels(quick: bool) -> list[float]:
 class Member:
     """One ticket of a sweep, with its data and a monitor for every score."""
 
-    def __init__(self, bank: TicketBank, config: TicketConfig, domain: int, data: Any) -> None:
-        stream, seed = data
+    def __init__(
+        self, bank: TicketBank, config: TicketConfig, stream: Stream, domain: int, seed: int
+    ) -> None:
+        name = stream.domains[domain]
         self.bank, self.config, self.seed = bank, config, seed
         self.train = TrunkCache(bank, stream.experiences[domain].train, config.cache_bytes)
-        self.test = TrunkCache(bank, stream.tests[DOMAINS[domain]], config.cache_bytes)
+        self.test = TrunkCache(bank, stream.tests[name], config.cache_bytes)
         self.learner = TicketLearner(bank, config, total_steps=1, seed=seed)
         count = len(self.train.features)
         index = torch.linspace(0, count - 1, min(PROBE, count)).round().long().unique()
         self.probe = self.train.batch(index)[0]
         self.monitors = {
-            (name, direction): CollapseMonitor(DOMAINS[domain], score=name, direction=direction)
-            for name in COLLAPSE_SCORES
+            (score, direction): CollapseMonitor(name, score=score, direction=direction)
+            for score in COLLAPSE_SCORES
             for direction in DIRECTIONS
         }
         self.accuracy: list[float] = []
@@ -133,17 +147,18 @@ class Member:
 
 def drive(kind: str, seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """One backbone, one seed: the curves of three tickets."""
+    setup = SETUPS[kind]
     stream = build_stream(
         DigitsConfig(
             seed=seed,
-            domains=DOMAINS,
-            images_per_domain=args.images,
+            domains=setup.domains,
+            images_per_domain=setup.images,
             test_images_per_domain=TESTS,
         )
     )
-    bank = TicketBank(build_backbone("glyphnet", **BACKBONES[kind]), Classification(10))
+    bank = TicketBank(build_backbone("glyphnet", **setup.backbone), Classification(10))
     config = TicketConfig(start="cold", collapse=None)
-    members = [Member(bank, config, i, (stream, seed)) for i in range(len(DOMAINS))]
+    members = [Member(bank, config, stream, i, seed) for i in range(len(setup.domains))]
     for step, sparsity in enumerate(levels(args.quick)):
         epochs = args.epochs * (WARM_UP if step == 0 else 1)
         for member in members:
@@ -169,7 +184,7 @@ def drive(kind: str, seed: int, args: argparse.Namespace) -> list[dict[str, Any]
                 for name in COLLAPSE_SCORES
             },
         }
-        for domain, member in zip(DOMAINS, members, strict=True)
+        for domain, member in zip(setup.domains, members, strict=True)
     ]
 
 
@@ -262,9 +277,8 @@ def main() -> None:
     """Run the sweep and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed, half the steps")
-    parser.add_argument("--backbones", default=",".join(BACKBONES))
+    parser.add_argument("--backbones", default=",".join(SETUPS))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--images", type=int, default=96, help="training images of a domain")
     parser.add_argument("--epochs", type=int, default=3, help="passes at each step")
     parser.add_argument("--plot", type=Path, default=Path("collapse_sweep.png"))
     parser.add_argument("--curves", type=Path)
