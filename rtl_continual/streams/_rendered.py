@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -15,11 +16,15 @@ from rtl_continual.errors import unknown_name
 from rtl_continual.streams._cache import cached_arrays
 from rtl_continual.streams._compose import arrival_times, class_weights, take_counts
 from rtl_continual.streams._stream import ArraySet, Experience, Stream
+from rtl_continual.streams._visits import arrange_visits, with_burst
 
 __all__ = ["RenderedConfig", "RenderedImages", "arrange", "load_rendered"]
 
 LIBRARIES = ("matplotlib", "numpy", "pillow", "scikit-learn")
 """What the pixels depend on beside our code."""
+
+_GROWTH = ("visits", "skewed", "skewed_images", "broken")
+"""Options that only add to a stream."""
 
 
 class RenderedImages(Protocol):
@@ -99,6 +104,32 @@ class RenderedConfig(BaseModel):
             "neighbouring experiences fade into each other."
         ),
     )
+    visits: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description=(
+            "Domains in the order in which they are visited; one that is named again comes back "
+            "with images of its own. None visits each domain once."
+        ),
+    )
+    skewed: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description=(
+            "So many small experiences follow each visit: the same domain with another class mix, "
+            "in turn a long tail, and one to three classes alone."
+        ),
+    )
+    skewed_images: int = Field(
+        default=64, ge=1, description="Images in each experience with another class mix."
+    )
+    broken: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="So many broken images arrive in a row amid each training experience.",
+    )
 
     @field_validator("domains")
     @classmethod
@@ -117,6 +148,18 @@ class RenderedConfig(BaseModel):
             raise ValueError(
                 f"mix must be at most the number of domains ({len(self.domains)}), got {self.mix}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _visits_fit(self) -> RenderedConfig:
+        if (self.visits is not None or self.skewed) and (self.mix > 1 or self.blur > 0):
+            raise ValueError("visits and skewed need one domain an experience: mix 1 and blur 0")
+        for name in self.visits or ():
+            if name not in self.domains:
+                raise ValueError("visits: " + unknown_name("domain", name, self.domains))
+        missing = [name for name in self.domains if self.visits and name not in self.visits]
+        if missing:
+            raise ValueError(f"visits must name every domain, missing: {', '.join(missing)}")
         return self
 
 
@@ -177,9 +220,26 @@ def arrange(
     for number, group in enumerate(groups):
         name = group[0] if config.mix == 1 else f"experience {number}"
         experiences.append(Experience(name, _gather(train, number), _gather(validation, number)))
+    draw = np.random.default_rng([config.seed, len(all_domains)])
+    if config.visits is not None or config.skewed:
+        experiences = arrange_visits(
+            experiences,
+            [config.domains.index(name) for name in config.visits or config.domains],
+            skewed=config.skewed,
+            skewed_images=config.skewed_images,
+            rng=draw,
+        )
+    if config.broken:
+        experiences = [
+            replace(e, train=with_burst(cast(ArraySet, e.train), config.broken, draw))
+            for e in experiences
+        ]
     options = config.model_dump(mode="json")
+    # Options of growth that are off leave the content as it is, and so its name.
+    off = {name: field.default for name, field in type(config).model_fields.items()}
+    named = {k: v for k, v in options.items() if k not in _GROWTH or v != off[k]}
     fingerprint = hashlib.sha256(
-        f"{content}|{json.dumps(options, sort_keys=True)}".encode()
+        f"{content}|{json.dumps(named, sort_keys=True)}".encode()
     ).hexdigest()
     return Stream(
         name=config.name,
