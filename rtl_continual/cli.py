@@ -157,6 +157,8 @@ def run(
         console = Console()
         width = console.width if console.is_terminal else 120
         console.print(results_table(results, width=width), width=width)
+        for line in results.get("published", {}).get("differences", ()):
+            print(f"not comparable with published results: {line}", file=sys.stderr)
         print(report)
 
 

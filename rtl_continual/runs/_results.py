@@ -8,6 +8,7 @@ from typing import Any
 
 from rtl_continual.errors import RTLError
 from rtl_continual.runs._environment import environment
+from rtl_continual.runs._published import published_beside
 from rtl_continual.runs._scenario import Scenario
 from rtl_continual.runs._units import Unit, sweep_unit
 
@@ -61,6 +62,10 @@ def assemble(scenario: Scenario, unit_results: Mapping[Unit, dict[str, Any]]) ->
         "config": scenario.resolved(),
         "methods": {label: entry(label, None) for label in scenario.methods},
     }
+    compare_with_naive(results["methods"])
+    published = published_beside(scenario.stream, shared["backbone"])
+    if published is not None:
+        results["published"] = published
     if scenario.sweep is not None:
         results["sweep"] = {
             "key": scenario.sweep.key,
@@ -71,6 +76,23 @@ def assemble(scenario: Scenario, unit_results: Mapping[Unit, dict[str, Any]]) ->
             },
         }
     return results
+
+
+def compare_with_naive(methods: Mapping[str, dict[str, Any]]) -> None:
+    """Add each method's learning time as a ratio to plain fine-tuning's, where that ran too.
+
+    Example:
+        >>> methods = {
+        ...     "naive": {"method": "naive", "seconds": {"train": 4.0}},
+        ...     "slow": {"method": "rtl", "seconds": {"train": 6.0}},
+        ... }
+        >>> compare_with_naive(methods)
+        >>> methods["slow"]["seconds"]["train_vs_naive"]
+        1.5
+    """
+    naive = next((m["seconds"]["train"] for m in methods.values() if m["method"] == "naive"), None)
+    for entry in methods.values() if naive else ():
+        entry["seconds"]["train_vs_naive"] = entry["seconds"]["train"] / naive
 
 
 def _gpu(device: str) -> str | None:

@@ -111,3 +111,21 @@ def test_a_run_that_is_not_finished_is_told(tmp_path: Path, folder: Path) -> Non
     write_json(folder / "results.json", {**results, "schema_version": 2})
     with pytest.raises(RTLError, match="has schema version 2, this program reads 1"):
         write_report(folder)
+
+
+def test_published_rows_stand_beside_with_a_warning(results: dict[str, Any]) -> None:
+    assert "Beside what is published" not in render(results, [])
+    row = {"method": "A-Prompt", "backbone": "ViT", "accuracy": 61.5, "order": None}
+    results["published"] = {"rows": [{**row, "domain_mean": None}], "differences": ["few images"]}
+    page = render(results, [])
+    assert "<li>few images</li>" in page
+    assert "61.50" in page
+    assert "not stated" in page
+
+
+def test_cost_table_shows_what_there_is(results: dict[str, Any]) -> None:
+    page = render(results, [])
+    assert "Cost and routing" in page
+    assert "1.00×" in page
+    results["methods"]["worse"]["seconds"]["train_vs_naive"] = 2.5
+    assert "2.50×" in render(results, [])
