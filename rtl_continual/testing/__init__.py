@@ -7,6 +7,7 @@ and raises :class:`ConformanceError` with all that do not hold.
 from rtl_continual.testing._backbones import check_backbone
 from rtl_continual.testing._discovery import check_clusterer, check_shift_detector
 from rtl_continual.testing._plugins import Subject, check_plugin, subjects_of
+from rtl_continual.testing._relaxation import check_relaxation_policy
 from rtl_continual.testing._routers import check_router
 from rtl_continual.testing._schedules import check_sparsity_schedule
 from rtl_continual.testing._streams import check_stream
@@ -19,6 +20,7 @@ __all__ = [
     "check_backbone",
     "check_clusterer",
     "check_plugin",
+    "check_relaxation_policy",
     "check_router",
     "check_shift_detector",
     "check_sparsity_schedule",

@@ -8,6 +8,7 @@ import torch
 from torch.func import functional_call
 
 from rtl_continual.backbones import Backbone
+from rtl_continual.errors import RTLError
 from rtl_continual.testing._suite import Outcome, Suite, require
 from rtl_continual.tickets import MaskLayout
 
@@ -140,3 +141,63 @@ def leaves_its_images_alone(build: Build) -> None:
     before = images.clone()
     backbone(images)
     require(torch.equal(images, before), "a pass changes the images")
+
+
+@BACKBONE_SUITE.add
+def takes_an_empty_batch(build: Build) -> None:
+    """No images in, no features out."""
+    backbone = build()
+    none = _images(backbone)[:0]
+    for what, found, width in (
+        ("router features", backbone.run_trunk(none).router_features, backbone.router_feature_dim),
+        ("features", backbone(none), backbone.feature_dim),
+    ):
+        shape = list(found.shape)
+        require(shape == [0, width], f"no images give {what} {shape}, not {[0, width]}")
+
+
+@BACKBONE_SUITE.add
+def refuses_what_is_no_image(build: Build) -> None:
+    """A wrong number of channels, a missing batch dimension, other types: a clear message."""
+    backbone = build()
+    images = _images(backbone)
+    for what, wrong in (
+        ("a channel too many", torch.cat([images, images[:, :1]], dim=1)),
+        ("no batch dimension", images[0]),
+        ("int64", images.long()),
+    ):
+        try:
+            backbone.run_trunk(wrong)
+        except RTLError:
+            continue
+        raise AssertionError(f"{what}: run_trunk() must raise a subclass of RTLError")
+
+
+@BACKBONE_SUITE.add
+def takes_bytes_and_fractions_alike(build: Build) -> None:
+    """``uint8`` in 0..255 and floating point in 0..1 are the same image."""
+    backbone = build()
+    images = _images(backbone)
+    one, other = backbone(images), backbone(images.float() / 255)
+    gap = float((one - other).abs().max() / one.abs().max().clamp_min(1e-6))
+    require(gap < 1e-4, f"bytes and fractions differ by {gap:.2g} of their size")
+
+
+@BACKBONE_SUITE.add
+def training_a_ticket_leaves_it_alone(build: Build) -> None:
+    """Gradients reach a ticket's weights, and no parameter of the backbone."""
+    backbone = build()
+    layout = MaskLayout.of(backbone.body)
+    weights = {
+        name: parameter.detach().clone().requires_grad_()
+        for name, parameter in backbone.body.named_parameters()
+        if name in layout.shapes
+    }
+    before = backbone.compute_identity()
+    activation = backbone.run_trunk(_images(backbone)).activation
+    functional_call(backbone.body, weights, (activation,)).square().sum().backward()
+    reached = any(weight.grad is not None and weight.grad.any() for weight in weights.values())
+    require(reached, "no gradient reaches the weights that tickets mask")
+    leaks = [name for name, p in backbone.named_parameters() if p.grad is not None]
+    require(not leaks, f"gradients leak into {', '.join(leaks[:3])}")
+    require(backbone.compute_identity() == before, "a backward pass changes the backbone")

@@ -114,6 +114,62 @@ def no_samples_are_refused(build: Callable[[], Clusterer]) -> None:
     raise AssertionError("cluster() without samples must raise a subclass of RTLError")
 
 
+@CLUSTERER_SUITE.add
+def a_sample_that_is_not_finite_is_refused(build: Callable[[], Clusterer]) -> None:
+    """With a message that names it."""
+    features, groups = _groups()
+    features[7, 2] = torch.nan
+    try:
+        build().cluster(features, groups)
+    except RTLError as error:
+        require("7" in str(error), f"the message does not name sample 7: {error}")
+        return
+    raise AssertionError("cluster() must raise a subclass of RTLError for a sample with NaN")
+
+
+@CLUSTERER_SUITE.add
+def equal_samples_are_one_group_or_refused(build: Callable[[], Clusterer]) -> None:
+    """Data without any spread is no crash: one group, or a message for the user."""
+    clusterer = build()
+    try:
+        labels = clusterer.cluster(torch.ones(40, _WIDTH), np.zeros(40, dtype=np.int64))
+    except RTLError:
+        return
+    require((labels == 0).all(), f"equal samples are in groups {np.unique(labels).tolist()}")
+
+
+@CLUSTERER_SUITE.add
+def takes_what_an_autograd_graph_made(build: Callable[[], Clusterer]) -> None:
+    """Features that require gradients are data like others."""
+    features, groups = _groups()
+    clusterer = build()
+    given = None if clusterer.by_features else groups
+    found = clusterer.cluster(features.clone().requires_grad_() * 1.0, given)
+    require(np.array_equal(found, _cluster(build())), "features with gradients are grouped apart")
+
+
+@CLUSTERER_SUITE.add
+def is_made_from_its_options(build: Callable[[], Clusterer]) -> None:
+    """Name and options are at hand, and survive JSON."""
+    _check_options(build())
+
+
+@DETECTOR_SUITE.add
+def is_built_from_its_options(build: Callable[[], ShiftDetector]) -> None:
+    """Name and options are at hand, and survive JSON."""
+    _check_options(build())
+
+
+def _check_options(made: Clusterer | ShiftDetector) -> None:
+    config, config_class = made.config, type(made).config_class
+    require(
+        type(config) is config_class,
+        f"config must be a {config_class.__name__}, got {type(config).__name__}",
+    )
+    again = config_class.model_validate_json(config.model_dump_json())
+    require(again == config, "its options do not survive JSON")
+
+
 def _known() -> KnownTickets:
     return KnownTickets([FeatureMixture.fit(_normal(400, 0.0, 0))])
 
@@ -168,3 +224,40 @@ def watching_changes_nothing(build: Callable[[], ShiftDetector]) -> None:
     build().update(features, known)
     require(torch.equal(features, given), "update() changes the features")
     require(torch.equal(torch.get_rng_state(), state), "draws from torch's global generator")
+
+
+@DETECTOR_SUITE.add
+def an_empty_batch_is_refused(build: Callable[[], ShiftDetector]) -> None:
+    """With a message for the user; the next one counts as if nothing had been."""
+    detector, known = build(), _known()
+    try:
+        detector.update(torch.zeros(0, _WIDTH), known)
+    except RTLError:
+        require(
+            detector.update(_normal(32, 0.0, 5), known)
+            == build().update(_normal(32, 0.0, 5), known),
+            "a refused batch leaves traces",
+        )
+        return
+    raise AssertionError("update() with an empty batch must raise a subclass of RTLError")
+
+
+@DETECTOR_SUITE.add
+def single_samples_are_batches_too(build: Callable[[], ShiftDetector]) -> None:
+    """The verdict on one sample has finite numbers."""
+    detector, known = build(), _known()
+    verdicts = [detector.update(_normal(1, 0.0, 10 + i), known) for i in range(20)]
+    finite = all(np.isfinite([verdict.statistic, verdict.level]).all() for verdict in verdicts)
+    require(finite, "a verdict on a single sample is not finite")
+
+
+@DETECTOR_SUITE.add
+def data_of_a_ticket_that_was_added_are_known(build: Callable[[], ShiftDetector]) -> None:
+    """After the bank has grown and ``reset``, what raised the alarm is quiet."""
+    detector = build()
+    _watch(detector, 0.0, seed=1)
+    _watch(detector, 10.0, seed=2)
+    detector.reset()
+    both = KnownTickets([FeatureMixture.fit(_normal(400, center, 0)) for center in (0.0, 10.0)])
+    alarms = sum(detector.update(_normal(32, 10.0, 3000 + i), both).shift for i in range(20))
+    require(not alarms, f"{alarms} of 20 mini-batches of the new ticket raise an alarm")

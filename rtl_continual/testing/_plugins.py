@@ -20,11 +20,13 @@ from rtl_continual.routing import build_router, router_config_class
 from rtl_continual.streams import build_stream, stream_config_class
 from rtl_continual.testing._backbones import BACKBONE_SUITE
 from rtl_continual.testing._discovery import CLUSTERER_SUITE, DETECTOR_SUITE
+from rtl_continual.testing._relaxation import POLICY_SUITE
 from rtl_continual.testing._routers import ROUTER_SUITE
 from rtl_continual.testing._schedules import SCHEDULE_SUITE
 from rtl_continual.testing._streams import STREAM_SUITE
 from rtl_continual.testing._suite import Outcome, Suite
 from rtl_continual.tickets import build_schedule, schedule_config_class
+from rtl_continual.training import RELAXATION_POLICIES
 
 __all__ = ["Subject", "check_plugin", "subjects_of"]
 
@@ -59,6 +61,10 @@ def _schedule(name: str) -> Any:
     return build_schedule(schedule_config_class(name)())
 
 
+def _policy(name: str) -> Any:
+    return RELAXATION_POLICIES.build(RELAXATION_POLICIES.config_class(name)())
+
+
 def _clusterer(name: str) -> Any:
     return build_clusterer(clusterer_config_class(name)())
 
@@ -72,6 +78,7 @@ _SUITES: dict[str, tuple[Suite[Any], Callable[[str], Any]]] = {
     "register_streams": (STREAM_SUITE, _stream),
     "register_backbones": (BACKBONE_SUITE, _backbone),
     "register_sparsity_schedules": (SCHEDULE_SUITE, _schedule),
+    "register_relaxation_policies": (POLICY_SUITE, _policy),
     "register_clusterers": (CLUSTERER_SUITE, _clusterer),
     "register_shift_detectors": (DETECTOR_SUITE, _detector),
 }

@@ -142,3 +142,29 @@ def can_be_sent_to_a_worker(build: Build) -> None:
     _, part = next(_parts(build()))
     copy = pickle.loads(pickle.dumps(part))
     require(torch.equal(copy.batch([0])[0], part.batch([0])[0]), "an image changes on the way")
+
+
+@STREAM_SUITE.add
+def an_empty_batch_has_no_images(build: Build) -> None:
+    """No rows in, no images out, in the shape and type of others."""
+    _, part = next(_parts(build()))
+    images, targets = part.batch([])
+    some, labels = part.batch([0])
+    same = images.shape[1:] == some.shape[1:] and images.dtype == some.dtype
+    require(len(images) == 0 and same, f"no rows give images {list(images.shape)} {images.dtype}")
+    require(len(targets) == 0 and targets.dtype == labels.dtype, "no rows give targets")
+
+
+@STREAM_SUITE.add
+def reading_changes_nothing(build: Build) -> None:
+    """What was read can be written to, and reads the same again."""
+    state = torch.get_rng_state()
+    for name, part in _parts(build()):
+        images, targets = part.batch([0])
+        before = images.clone(), targets.clone()
+        images.fill_(7)
+        targets.fill_(0)
+        again = part.batch([0])
+        same = torch.equal(again[0], before[0]) and torch.equal(again[1], before[1])
+        require(same, f"{name}: writing to a batch changes the stream")
+    require(torch.equal(torch.get_rng_state(), state), "draws from torch's global generator")

@@ -35,6 +35,7 @@ from rtl_continual.testing import (
     check_backbone,
     check_clusterer,
     check_plugin,
+    check_relaxation_policy,
     check_router,
     check_shift_detector,
     check_sparsity_schedule,
@@ -47,6 +48,13 @@ from rtl_continual.tickets import (
     build_schedule,
     schedule_config_class,
     schedule_names,
+)
+from rtl_continual.training import (
+    RELAXATION_POLICIES,
+    CollapseReport,
+    RegrowPolicy,
+    Relaxation,
+    RelaxationPolicy,
 )
 
 from .conftest import MeanRouter, values_of
@@ -61,6 +69,68 @@ def test_routers_that_ship_conform(name: str) -> None:
 @pytest.mark.parametrize("name", schedule_names())
 def test_schedules_that_ship_conform(name: str) -> None:
     check_sparsity_schedule(lambda: build_schedule(schedule_config_class(name)()))
+
+
+@pytest.mark.parametrize("name", sorted(RELAXATION_POLICIES))
+def test_relaxation_policies_that_ship_conform(name: str) -> None:
+    config = RELAXATION_POLICIES.config_class(name)()
+    check_relaxation_policy(lambda: RELAXATION_POLICIES.build(config))
+
+
+class Tightens(RegrowPolicy):
+    def relax(self, report: CollapseReport) -> Relaxation:
+        return Relaxation(target=min(1.0, report.target + 0.01))
+
+
+class NamesNoLayer(RegrowPolicy):
+    def relax(self, report: CollapseReport) -> Relaxation:
+        return Relaxation(target=report.target, layers={"no.such": 0.5})
+
+
+class AnswersANumber(RegrowPolicy):
+    def relax(self, report: CollapseReport) -> Any:
+        return 0.9
+
+
+class Counts(RegrowPolicy):
+    asked = 0
+
+    def relax(self, report: CollapseReport) -> Relaxation:
+        self.asked += 1
+        return Relaxation(target=report.target * 0.5**self.asked)
+
+
+class Throws(RegrowPolicy):
+    def relax(self, report: CollapseReport) -> Relaxation:
+        return Relaxation(target=report.target * float(torch.rand(())))
+
+
+class Scribbles(RegrowPolicy):
+    def relax(self, report: CollapseReport) -> Relaxation | None:
+        report.layer_sparsity.clear()  # type: ignore[attr-defined]
+        return super().relax(report)
+
+
+class TrustsTheScore(RegrowPolicy):
+    def relax(self, report: CollapseReport) -> Relaxation:
+        return Relaxation(target=report.target * report.score)
+
+
+@pytest.mark.parametrize(
+    ("policy", "property_name"),
+    [
+        (Tightens, "never_raises_the_target"),
+        (TrustsTheScore, "never_raises_the_target"),
+        (NamesNoLayer, "names_layers_of_the_report"),
+        (AnswersANumber, "answers_with_a_relaxation"),
+        (Counts, "keeps_no_state"),
+        (Throws, "same_report_gives_the_same_answer"),
+        (Throws, "changes_nothing_it_is_given"),
+        (Scribbles, "changes_nothing_it_is_given"),
+    ],
+)
+def test_a_wrong_policy_is_caught(policy: type[RelaxationPolicy], property_name: str) -> None:
+    assert property_name in caught(check_relaxation_policy, policy)
 
 
 @pytest.mark.parametrize("name", clusterer_names())
@@ -90,10 +160,30 @@ class Deaf(PageHinkley):
         return 0.0
 
 
+class Trusting(KMeansClusterer):
+    """Takes what it is given, without a look."""
+
+    def cluster(self, features: torch.Tensor, targets: Any = None) -> np.ndarray:
+        return super().cluster(features.nan_to_num())
+
+
+class Stubborn(PageHinkley):
+    def _restart(self) -> None:
+        return None
+
+
+class Lenient(PageHinkley):
+    def update(self, features: torch.Tensor, known: Any) -> Any:
+        return super().update(features, known) if len(features) else self.observe(0.5)
+
+
 def test_wrong_clusterers_and_detectors_are_caught() -> None:
     assert "every_sample_gets_a_group" in caught(check_clusterer, Unsorted)
     assert "stays_quiet_on_known_data" in caught(check_shift_detector, Jumpy)
     assert "notices_a_shift" in caught(check_shift_detector, Deaf)
+    assert "a_sample_that_is_not_finite_is_refused" in caught(check_clusterer, Trusting)
+    assert "data_of_a_ticket_that_was_added_are_known" in caught(check_shift_detector, Stubborn)
+    assert "an_empty_batch_is_refused" in caught(check_shift_detector, Lenient)
 
 
 def test_the_built_in_backbone_conforms() -> None:
