@@ -218,6 +218,12 @@ def test_from_a_run_to_a_prediction(rtl: Rtl, scenario: Path, tmp_path: Path) ->
     assert rtl("predict", "out/bank", "grey.png").out.startswith(
         f"grey.png: {row['label']}  (printed"
     )
+    assert row["class"] == str(row["label"])
+    lines = rtl("predict", "out/bank", "grey.png", "--csv").out.splitlines()
+    assert lines[0] == "image,label,class,ticket,ticket_name,confidence,version"
+    assert lines[1].startswith(f"grey.png,{row['label']},{row['label']},0,printed,")
+    assert rtl("predict", "out/bank", "grey.png", "--csv", "--json").code == 2
+    assert "has no tag 'candidate'" in rtl("predict", "out/bank", "a.png", "--tag", "candidate").err
     broken = rtl("predict", "out/bank", "grey.png", "broken.png")
     assert broken.code == 2
     assert "broken.png cannot be read as an image" in broken.err

@@ -132,7 +132,8 @@ class StoredBank(TicketBank):
             after = opened.store.read(fresh.version)
             for ticket_id in _held_by_both(tuple(self._cache), before, after):
                 fresh.effective_parameters(ticket_id)
-            fresh.opened = opened  # with the lock that others wait for
+            # The lock that others wait for stays, and so does what was set here.
+            fresh.opened, fresh.executor = opened, self.executor
             # One assignment: whoever takes a snapshot sees the old version or the new one.
             self.__dict__ = fresh.__dict__
             return True
