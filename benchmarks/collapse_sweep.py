@@ -134,6 +134,7 @@ class Member:
     def state(self, step: int, sparsity: float, others: Sequence[Member]) -> TicketState:
         """What monitors see."""
         features, outputs = self.learner.probe(self.probe)
+        _, ahead = self.learner.probe(self.probe, sparsity=1 - (1 - sparsity) / 2)
         return TicketState(
             step=step,
             total_steps=0,
@@ -142,6 +143,7 @@ class Member:
             others=tuple(m.learner.scores.mask() for m in others if m is not self),
             features=features,
             outputs=outputs,
+            ahead=ahead,
         )
 
 

@@ -21,7 +21,8 @@ class CollapseConfig(BaseModel):
 
     score: str = Field(
         "confidence",
-        description="what is watched: agreement, confidence, layer_similarity, rank or similarity",
+        description="what is watched: agreement, confidence, layer_similarity, lookahead, rank or "
+        "similarity",
     )
     direction: Direction = Field(
         "drop", description="which abrupt change of the score counts: drop, rise or either"

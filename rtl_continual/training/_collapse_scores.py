@@ -28,6 +28,7 @@ class TicketState:
             the one that keeps the backbone's largest weights at the same sparsity.
         features: the body's ``[images, features]`` for the probe images.
         outputs: ``[images, classes]`` for the probe images.
+        ahead: outputs for them if half of the kept weights went at once, the lowest-scored.
     """
 
     step: int
@@ -37,6 +38,7 @@ class TicketState:
     others: tuple[Mask, ...]
     features: torch.Tensor
     outputs: torch.Tensor
+    ahead: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,22 @@ class ConfidenceScore(CollapseScore):
         return ScoreValue(float(top.mean()), 1 / state.outputs.shape[1])
 
 
+class LookaheadScore(CollapseScore):
+    """What the ticket with half of its weights thinks of the decisions of the ticket as it is.
+
+    Mean probability that the outputs at half the kept weights, not trained at that sparsity, give
+    to the class that the outputs decide for now. It falls while the decisions themselves still
+    stand.
+    """
+
+    name: ClassVar[str] = "lookahead"
+
+    def measure(self, state: TicketState, before: TicketState | None) -> ScoreValue | None:
+        decided = state.outputs.argmax(dim=1, keepdim=True)
+        kept = state.ahead.softmax(dim=1).gather(1, decided)
+        return ScoreValue(float(kept.mean()), 1 / state.outputs.shape[1])
+
+
 class RankScore(CollapseScore):
     """Effective rank of the features, as a share of their number (Roy and Vetterli, 2007).
 
@@ -179,6 +197,7 @@ COLLAPSE_SCORES: Mapping[str, CollapseScore] = {
         AgreementScore(),
         ConfidenceScore(),
         LayerSimilarityScore(),
+        LookaheadScore(),
         RankScore(),
         SimilarityScore(),
     )

@@ -188,14 +188,24 @@ class TicketLearner:
             self.mask_sparsity = sparsity
 
     @torch.no_grad()
-    def probe(self, activation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def probe(
+        self, activation: torch.Tensor, *, sparsity: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features and outputs of the ticket as it stands; training is not disturbed.
+
+        With ``sparsity`` they are those of the mask that the present scores would give at it.
 
         Batch norm uses the statistics of these samples: running ones lag behind a mask that
         changes every few steps, and what they get wrong would look like a collapse.
         """
-        norm = {name: tensor.clone() for name, tensor in self.norm.items()}
-        features = self._run(activation, norm, training=True)
+        keep = self.scores.keep
+        if sparsity is not None:
+            self.scores.binarise(sparsity)
+        try:
+            norm = {name: tensor.clone() for name, tensor in self.norm.items()}
+            features = self._run(activation, norm, training=True)
+        finally:
+            self.scores.keep = keep
         return features, self.head(features)
 
     def relax(self, relaxation: Relaxation, healthy: torch.Tensor | None = None) -> None:

@@ -135,6 +135,7 @@ class CollapseWatch:
 
     def _state(self, learner: TicketLearner, sparsity: float) -> TicketState:
         features, outputs = learner.probe(self.probe)
+        _, ahead = learner.probe(self.probe, sparsity=1 - (1 - sparsity) / 2)
         return TicketState(
             step=learner.steps_done,
             total_steps=learner.total_steps,
@@ -143,6 +144,7 @@ class CollapseWatch:
             others=self._others or (self._magnitude_mask(sparsity),),
             features=features,
             outputs=outputs,
+            ahead=ahead,
         )
 
     def _magnitude_mask(self, sparsity: float) -> Mask:

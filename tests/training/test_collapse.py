@@ -47,6 +47,7 @@ def state_of(
     mask: Mask | None = None,
     others: Sequence[Mask] = (),
     outputs: torch.Tensor | None = None,
+    ahead: torch.Tensor | None = None,
 ) -> TicketState:
     return TicketState(
         step=10,
@@ -56,6 +57,7 @@ def state_of(
         others=tuple(others),
         features=torch.eye(8),
         outputs=torch.zeros(100, 4) if outputs is None else outputs,
+        ahead=torch.zeros(100, 4) if ahead is None else ahead,
     )
 
 
@@ -206,6 +208,9 @@ def test_scores_of_outputs_and_features() -> None:
     assert flat.value == pytest.approx(0.25) == flat.chance
     assert certain is not None
     assert certain.value == pytest.approx(1.0)
+    lookahead = COLLAPSE_SCORES["lookahead"].measure(state_of(0.5, outputs=sure, ahead=split), None)
+    assert lookahead is not None
+    assert lookahead.value == pytest.approx(0.75)
     rank = COLLAPSE_SCORES["rank"].measure(before, None)
     assert rank is not None
     assert rank.value == pytest.approx(7 / 8)
