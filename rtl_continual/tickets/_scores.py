@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 from torch.autograd.function import FunctionCtx
@@ -69,18 +70,34 @@ def top_scores(
     if budget >= layout.total:
         return torch.ones_like(scores, dtype=torch.bool)
     density = budget / layout.total
-    least = [max(1, int(floor * density * size)) for size in layout.sizes.values()]
+    sizes = list(layout.sizes.values())
+    least = [max(1, int(floor * density * size)) for size in sizes]
     if sum(least) > budget:
         least = [1] * len(least)
-    ranked = scores.detach().clone()
-    for part, count in zip(ranked.split(list(layout.sizes.values())), least, strict=True):
-        part[_largest(part, count)] = torch.inf
-    return _largest(ranked, budget)
+    ranked = scores.detach()
+    while True:
+        keep = _largest(ranked, budget)
+        kept = torch.stack([part.sum() for part in keep.split(sizes)]).tolist()
+        short = [
+            i for i, (count, wanted) in enumerate(zip(kept, least, strict=True)) if count < wanted
+        ]
+        if not short:
+            return keep
+        # Rare. To pay for these layers the others give something up, and may fall short in turn.
+        ranked = ranked.clone()
+        for i in short:
+            part = ranked.split(sizes)[i]
+            part[_largest(part, least[i])] = torch.inf
 
 
 def _largest(values: torch.Tensor, count: int) -> torch.Tensor:
     """Boolean mask of the ``count`` largest values; ties go to the lower index."""
-    threshold = torch.kthvalue(values, len(values) - count + 1).values
+    place = len(values) - count
+    if values.device.type == "cpu":
+        # A partition is several times faster than torch's selection on a processor.
+        threshold = torch.from_numpy(np.partition(values.numpy(), place)[place : place + 1])
+    else:
+        threshold = torch.kthvalue(values, place + 1).values
     keep = values > threshold
     ties = torch.nonzero(values == threshold).flatten()
     keep[ties[: count - int(keep.sum())]] = True

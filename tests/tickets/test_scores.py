@@ -35,6 +35,28 @@ def test_budget_is_exact_and_no_layer_is_empty(
         assert all(counts[name] >= least[name] for name in counts)
 
 
+@given(LAYOUTS, SPARSITIES, FLOORS, st.integers(0, 100), st.sampled_from([None, 1, 3]))
+def test_floors_first_and_then_the_best_of_the_rest(
+    layout: MaskLayout, sparsity: float, floor: float, seed: int, levels: int | None
+) -> None:
+    scores = random_scores(layout, seed, levels)
+    budget = max(round((1 - sparsity) * layout.total), len(layout.shapes))
+    least = [max(1, int(floor * budget / layout.total * s)) for s in layout.sizes.values()]
+    if sum(least) > budget:
+        least = [1] * len(least)
+    expected = torch.zeros(layout.total, dtype=torch.bool)
+    start = 0
+    for size, count in zip(layout.sizes.values(), least, strict=True):
+        order = scores[start : start + size].argsort(descending=True, stable=True)
+        expected[start + order[:count]] = True
+        start += size
+    for index in scores.argsort(descending=True, stable=True).tolist():
+        if int(expected.sum()) == budget:
+            break
+        expected[index] = True
+    assert torch.equal(top_scores(scores, layout, sparsity, floor), expected)
+
+
 def test_tiny_layers_survive_a_floor_that_the_budget_cannot_pay() -> None:
     layout = MaskLayout({"large": (990, 1), **{f"tiny{i}": (1, 1) for i in range(10)}})
     scores = torch.zeros(1000)
