@@ -14,10 +14,12 @@ from torch import nn
 
 from rtl_continual.backbones._architecture import Architecture, resolve_stage
 from rtl_continual.backbones._backbone import Backbone, InputSpec
+from rtl_continual.backbones._clip import CLIP_VIT_B_16
 from rtl_continual.backbones._config import BackboneConfig
 from rtl_continual.backbones._glyphnet import GLYPHNET
 from rtl_continual.backbones._lite import EFFICIENTNET_LITE0
 from rtl_continual.backbones._packaged import PACKAGED, packaged_weights
+from rtl_continual.backbones._timm import from_timm
 from rtl_continual.backbones._torchvision import TORCHVISION, torchvision_weights
 from rtl_continual.backbones._weights import (
     BUILT_IN,
@@ -40,6 +42,7 @@ __all__ = [
 
 _DEFAULT = BackboneConfig()
 _ARCHITECTURES = {
+    "clip_vit_b_16": CLIP_VIT_B_16,
     "efficientnet_lite0": EFFICIENTNET_LITE0,
     "glyphnet": GLYPHNET,
     **TORCHVISION,
@@ -136,6 +139,7 @@ def _build_architecture(config: BackboneConfig) -> Backbone:
     )
     if config.input_size is not None:
         spec = replace(spec, size=(config.input_size, config.input_size))
+    spec = replace(spec, mean=config.mean or spec.mean, std=config.std or spec.std)
     with seeded(seed):
         network = architecture.build(spec.size and spec.size[0], config.width)
     if state is not None:
@@ -211,7 +215,10 @@ def _read(
     if weights == "package":
         return read_weights(packaged_weights(config.name)), architecture.input_spec
     if weights != "built-in":
-        return read_weights(Path(weights).expanduser()), architecture.input_spec
+        state = read_weights(Path(weights).expanduser())
+        if config.name.startswith("vit_"):
+            state = from_timm(state)
+        return state, architecture.input_spec
     if config.name not in BUILT_IN:
         raise RTLError(
             f"backbone '{config.name}' has no built-in weights; give "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 __all__ = ["BackboneConfig"]
 
@@ -28,6 +28,14 @@ class BackboneConfig(BaseModel):
         description="trunk stages whose statistics the router reads; null reads the last one",
     )
     width: int = Field(24, ge=1, description="channels of glyphnet's stem; for glyphnet alone")
+    mean: tuple[float, float, float] | None = Field(
+        None,
+        description="subtracted from channels of 0 to 1; null takes what the weights are known to "
+        "want, for a file what its architecture usually wants",
+    )
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
+        None, description="divides what is left; null as with mean"
+    )
     input_size: int | None = Field(
         None,
         ge=1,
