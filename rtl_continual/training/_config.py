@@ -30,12 +30,6 @@ class TicketConfig(BaseModel):
         CubicScheduleConfig(), description="how sparsity rises on the way to its target"
     )
     binarise_every: int = Field(5, ge=1, description="steps between two recomputations of the mask")
-    settle: float = Field(
-        0.1,
-        ge=0,
-        lt=1,
-        description="fraction of steps, at the end, under the final mask: norm and head adapt to it",
-    )
     layer_floor: float = Field(
         0.1, ge=0, lt=1, description="each layer keeps at least this share of the mean density"
     )

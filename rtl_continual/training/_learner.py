@@ -91,7 +91,6 @@ class TicketLearner:
             0.0 if parent is None else max(0.0, config.sparsity - config.start_gap)
         )
         self.target = config.sparsity
-        self._last_binarise = total_steps - round(config.settle * total_steps)
         self.schedule = build_schedule(config.schedule)
         self.watch: CollapseWatch | None = None
         self._frozen = False
@@ -175,12 +174,11 @@ class TicketLearner:
         self._decay = decay
         self.optimizer.step()
         self.steps_done += 1
-        last = self.steps_done == self._last_binarise
-        due = self.steps_done % self.config.binarise_every == 0
-        if last or (due and self.steps_done < self._last_binarise):
+        last = self.steps_done == self.total_steps
+        if last or self.steps_done % self.config.binarise_every == 0:
             if self.watch is not None:
                 self.watch.look(self, final=last)
-            self._binarise(self.target if last else self.sparsity)
+            self._binarise(self.sparsity)
 
     def _binarise(self, sparsity: float) -> None:
         if not self._frozen:
@@ -260,7 +258,7 @@ class TicketLearner:
         Raises:
             DataError: if training has made a value that is not finite.
         """
-        if self.steps_done < self._last_binarise:
+        if self.steps_done < self.total_steps:
             self._binarise(self.target)
         tensors = {"scores": self.scores.scores, **self.norm, **self.head.state_dict()}
         for name, tensor in tensors.items():
