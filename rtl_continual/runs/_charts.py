@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from rtl_continual.runs._summary import short_count
 
-__all__ = ["colours", "domain_bars", "size_scatter", "sweep_plot"]
+__all__ = ["collapse_plot", "colours", "domain_bars", "size_scatter", "sweep_plot"]
 
 _PALETTE = (
     "#0072B2",
@@ -178,6 +178,55 @@ def sweep_plot(results: Mapping[str, Any]) -> str:
         handles, shown = left.get_legend_handles_labels()
         figure.legend(handles, shown, loc="outside right center")
         return _svg(figure, f"Sweep over {sweep['key']}")
+
+
+def collapse_plot(tickets: Sequence[Mapping[str, Any]]) -> str:
+    """What the monitors of tickets saw: the watched score, its learned bounds, and flags.
+
+    Args:
+        tickets: of ``results.json``, each with its ``collapse`` trace.
+    """
+    columns = min(len(tickets), 5)
+    rows = -(-len(tickets) // columns)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 2.3 * rows + 0.5), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for index, panel in enumerate(panels.flat):
+            if index >= len(tickets):
+                panel.set_visible(False)
+                continue
+            seen = tickets[index]["collapse"]
+            _trace(panel, [row for row in seen["trace"] if row["score"] is not None])
+            panel.set_title(f"{tickets[index]['id']} {tickets[index]['cluster']}")
+            panel.set_xlabel("update")
+        panels[0, 0].set_ylabel(tickets[0]["collapse"]["score"])
+        handles, shown = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, shown, loc="outside right center")
+        return _svg(figure, "Score, learned bounds and flags while tickets were pruned")
+
+
+def _trace(panel: Axes, trace: Sequence[Mapping[str, Any]]) -> None:
+    steps = [row["step"] for row in trace]
+    panel.plot(steps, [row["sparsity"] for row in trace], "--", color="#8a939e", label="sparsity")
+    panel.plot(steps, [row["score"] for row in trace], ".-", color=_PALETTE[0], label="score")
+    known = [row for row in trace if row["low"] is not None]
+    panel.plot(
+        [row["step"] for row in known],
+        [row["low"] for row in known],
+        ":",
+        color=_PALETTE[1],
+        label="lower bound",
+    )
+    flags = [row for row in trace if row["flagged"]]
+    panel.plot(
+        [row["step"] for row in flags],
+        [row["score"] for row in flags],
+        "v",
+        color=_PALETTE[1],
+        label="flag",
+    )
+    panel.set_ylim(-0.05, 1.05)
+    panel.grid(color="#e4e7eb", linewidth=0.7)
 
 
 def _count_axis(panel: Axes) -> None:

@@ -169,6 +169,8 @@ def _ours(label: str, results: Mapping[str, Any]) -> dict[str, Any]:
     ):
         if entry.get(key):
             shown["heat"].append(_heat(title, "", names, names, entry[key]))
+    watched = [t for t in tickets if (t.get("collapse") or {}).get("trace")]
+    shown["collapse"] = Markup(_charts.collapse_plot(watched)) if watched else None
     densities = [t.get("layer_density") or {} for t in tickets]
     layers = sorted({layer for d in densities for layer in d}, key=_natural)
     if layers:

@@ -67,6 +67,9 @@ def collapse_events(context: RunContext, ticket: int) -> OnCollapse:
 
     def emit(report: CollapseReport, relaxation: Mapping[str, Any] | None) -> None:
         facts = report.to_json()
+        # The ticket's entry in results.json has the whole trace and the layers.
+        for key in ("history", "layer_sparsity", "healthy_layer_sparsity"):
+            del facts[key]
         context.emit("collapse", ticket=ticket, cluster=facts.pop("ticket"), **facts)
         if relaxation is not None:
             context.emit("relaxation", ticket=ticket, cluster=report.ticket, **relaxation)
