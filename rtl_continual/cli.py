@@ -115,6 +115,10 @@ def run(
     ] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Such as 0,1,2.")] = None,
+    limit_images: Annotated[
+        int | None,
+        typer.Option(min=1, help="Dry run: so many images per domain and part (streams of files)."),
+    ] = None,
     plugins: PluginFiles = None,
     strict_plugins: StrictPlugins = False,
     as_json: AsJSON = False,
@@ -135,6 +139,8 @@ def run(
         changes.append(f"seeds=[{seeds}]")
     if jobs is not None:
         changes.append(f"jobs={jobs}")
+    if limit_images is not None:
+        changes.append(f"stream.limit_images={limit_images}")
     checked = load_scenario(scenario, changes, plugins=plugins or [])
     folder = out or (_latest_run(checked.name) if resume else _new_run(checked.name))
     errors = Console(stderr=True)

@@ -143,3 +143,19 @@ def test_domainnet_from_files_to_results(tmp_path: Path) -> None:
         assert np.shape(entry["accuracy_matrix"]) == (6, 6)
         assert 0 <= entry["final"]["accuracy_sample_weighted"] <= 1
         assert 0 <= entry["final"]["accuracy_domain_mean"] <= 1
+
+
+def test_a_dry_run_takes_few_images(rtl: Rtl, photos: Path, tmp_path: Path) -> None:
+    scenario = tmp_path / "dry.yaml"
+    scenario.write_text(
+        f"name: dry\nstream: {{name: folders, root: '{photos}', image_size: 32, "
+        "validation_fraction: 0}\n"
+        "backbone: {name: glyphnet, weights: 'random:0', width: 4}\nmethods: {ncm: }\n"
+    )
+    words = ("run", scenario, "--limit-images", "2", "--out", tmp_path / "out")
+    assert rtl(*words)[0] == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [e["train"] for e in results["stream"]["experiences"]] == [2, 2]
+    code, _, err = rtl("run", scenario, "--set", "stream.name=digits", "--limit-images", "2")
+    assert code == 2
+    assert "limit_images" in err
