@@ -19,6 +19,7 @@ from rtl_continual.training._learn import (
     learn_ticket,
     steps_per_epoch,
 )
+from rtl_continual.training._head_start import start_head
 from rtl_continual.training._learner import TicketLearner
 from rtl_continual.training._relaxation import (
     BUILT_IN_RELAXATION_POLICIES,
@@ -68,6 +69,7 @@ __all__ = [
     "learn_joint",
     "learn_ticket",
     "random_shift",
+    "start_head",
     "steps_per_epoch",
     "watch_collapse",
 ]

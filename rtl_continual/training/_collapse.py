@@ -25,8 +25,8 @@ Direction = Literal["drop", "rise", "either"]
 _LEARNED_FROM = 5
 """Healthy values from which a threshold can be learned."""
 
-_WIDTH = 4 * 1.4826
-"""How far a usual value may be from the middle, in median absolute deviations: four standard
+_WIDTH = 3 * 1.4826
+"""How far a usual value may be from the middle, in median absolute deviations: three standard
 deviations of a normal distribution."""
 
 
@@ -102,7 +102,7 @@ class CollapseMonitor:
     """Follows one ticket from check to check, each at a higher sparsity than the one before.
 
     The threshold is learned. For ``drop`` it lies below the median of the five highest values that
-    the score has had at lower sparsity, by four robust standard deviations of these values and of
+    the score has had at lower sparsity, by three robust standard deviations of these values and of
     the same values of earlier tickets; for ``rise`` above that of the five lowest. Comparing with
     the best keeps a slow decline from becoming usual. A check outside is flagged, and teaches
     nothing. Scores that fall with sparsity by themselves are judged by their change per halving of

@@ -45,6 +45,14 @@ class TicketConfig(BaseModel):
     start_gap: float = Field(
         0.3, ge=0, le=1, description="a warm ticket's sparsity starts this far below its target"
     )
+    head_start: Literal["given", "probe"] = Field(
+        "given",
+        description="given: a fresh head, or with a warm start the known ticket's; probe: solved on "
+        "the new data's features before the mask moves",
+    )
+    head_decay: float = Field(
+        0.01, ge=0, description="penalty on the squared weights of a head that is solved"
+    )
     collapse: CollapseConfig | None = Field(
         None, description="watch for collapse while pruning, and relax the target; null: do not"
     )

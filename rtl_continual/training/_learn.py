@@ -13,6 +13,7 @@ from rtl_continual.routing import FeatureMixture, FlatRouter
 from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import Ticket, TicketBank, TicketInfo
 from rtl_continual.training._config import TicketConfig
+from rtl_continual.training._head_start import start_head
 from rtl_continual.training._learner import TicketLearner
 from rtl_continual.training._watch import OnCollapse, watch_collapse
 
@@ -142,6 +143,7 @@ def learn_ticket(
     learner = TicketLearner(
         bank, config, total_steps=steps, seed=seed, parent=parent, features=cache.features
     )
+    start_head(learner, cache)
     watch_collapse(learner, cache, ticket=info.name, on_collapse=on_collapse)
     for epoch in range(config.epochs):
         total = torch.zeros(())

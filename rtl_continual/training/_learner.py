@@ -135,6 +135,15 @@ class TicketLearner:
             activation = random_shift(activation, self.config.shift, self._generator)
         return self.head(self._run(activation, self.norm, training))
 
+    @torch.no_grad()
+    def represent(self, activation: torch.Tensor) -> torch.Tensor:
+        """The body's features as a training step sees them, batch statistics and all.
+
+        Nothing changes: running statistics stay as they are.
+        """
+        norm = {name: value.detach().clone() for name, value in self.norm.items()}
+        return self._run(activation, norm, training=True)
+
     def _run(
         self, activation: torch.Tensor, norm: Mapping[str, torch.Tensor], training: bool
     ) -> torch.Tensor:

@@ -106,7 +106,7 @@ def learn(
 def test_regrow_ends_at_the_last_healthy_sparsity(
     bank: TicketBank, make_data: MakeData, alarm: list[float]
 ) -> None:
-    ticket, _, events = learn(bank, make_data())
+    ticket, _, events = learn(bank, make_data(), policy=RegrowPolicyConfig(margin=1.0))
     (report, facts), *more = events
     assert not more
     assert facts is not None
