@@ -25,7 +25,7 @@ class CentroidConfig(RouterConfig):
     """Options of routers that measure distances."""
 
     novelty: float | None = Field(
-        6.0,
+        10.0,
         gt=0,
         description="the confidence fades for inputs further outside the spread of the chosen "
         "ticket than so many deviations; null: it only says how clear the choice among the "
@@ -151,9 +151,12 @@ class CentroidRouter(Router):
         if self._points is None:
             raise BankError("the router knows no ticket yet")
         y = self._metric.apply(features.detach())
-        rows = max(1, _VALUES_AT_ONCE // self._points.values[:, :, 0].numel())
+        tickets, each, _ = self._points.values.shape
+        rows = max(1, _VALUES_AT_ONCE // (tickets * each))
+        if len(y) <= rows:
+            return self._route(y, budget)
         parts = [self._route(part, budget) for part in y.split(rows)]
-        return parts[0] if len(parts) == 1 else Routing(*map(torch.cat, zip(*parts, strict=True)))
+        return Routing(*map(torch.cat, zip(*parts, strict=True)))
 
     def _route(self, y: torch.Tensor, budget: int | None) -> Routing:
         return self._answer(self._exact(y), None, budget)

@@ -122,7 +122,7 @@ class WithinMetric:
             ),
         }
         if self.wants_more:
-            state["within"] = self._total
+            state["within"] = self._total.float()
         return state
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -133,7 +133,7 @@ class WithinMetric:
         self.temperature, self.dimension, seen = state["scalars"].tolist()
         self.seen = int(seen)
         if "within" in state:
-            self._total = state["within"].clone()
+            self._total = state["within"].double()
 
 
 def alive_features(means: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:

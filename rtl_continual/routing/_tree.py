@@ -13,6 +13,9 @@ __all__ = ["PointTree"]
 _ENTRY = 8
 """A search begins at the lowest level with at most so many times the root of the points' number."""
 
+_ROUNDS = 4
+"""Of Lloyd's algorithm when a tree is built at once."""
+
 _ROWS_AT_ONCE = 256
 """Inputs searched together; their blocks stay in the processor's cache."""
 
@@ -131,17 +134,17 @@ class PointTree:
         Args:
             y: inputs ``[batch, axes]``.
             beam: nodes followed on each level.
-            found: how many points for each input; at most the number of points there are, and
-                those that a beam of nodes holds for certain.
+            found: how many points for each input, at most.
 
         Returns:
-            ``int64 [batch, found]``.
+            ``int64 [batch, found]``; -1 where the nodes on the way held fewer.
         """
-        found = min(found, self.count, max(1, beam * (self.capacity // 5)))
+        found = min(found, self.count)
         if len(y) <= _ROWS_AT_ONCE:
             return self._search(y, beam, found)
-        parts = np.split(y, range(_ROWS_AT_ONCE, len(y), _ROWS_AT_ONCE))
-        return np.concatenate([self._search(part, beam, found) for part in parts])
+        return np.concatenate(
+            [self._search(part, beam, found) for part in _chunks(y, _ROWS_AT_ONCE)]
+        )
 
     def _search(self, y: np.ndarray, beam: int, found: int) -> np.ndarray:
         start = self.entry
@@ -156,9 +159,15 @@ class PointTree:
             width = nodes.shape[1] * self.capacity
             block = level.points[nodes].reshape(len(y), width, self.axes)
             near = np.matmul(block, column)[:, :, 0]
-            near -= level.bias[nodes].reshape(len(y), width)
+            bias = level.bias[nodes]
+            if depth < start:
+                bias[nodes < 0] = np.inf
+            near -= bias.reshape(len(y), width)
             chosen = _largest(near, beam if depth else found)
             nodes = level.child[nodes].reshape(len(y), width)[rows, chosen]
+            if depth < start or not depth:
+                # A slot without a child, or of a node that is none, is no find.
+                nodes[near[rows, chosen] == -np.inf] = -1
         return nodes
 
     def flops(self, beam: int) -> int:
@@ -274,14 +283,43 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
     """The columns of each row's largest values, unordered."""
     if count == 1:
         return values.argmax(axis=1)[:, None]
-    if count >= values.shape[1]:
-        return np.broadcast_to(np.arange(values.shape[1]), values.shape)
-    return np.argpartition(values, values.shape[1] - count, axis=1)[:, -count:]
+    # numpy's argpartition is slow where many values are equal, as those of empty slots are.
+    chosen = torch.from_numpy(values).topk(min(count, values.shape[1]), dim=1, sorted=False)
+    return chosen.indices.numpy()
 
 
 def _groups(points: np.ndarray, most: int) -> list[np.ndarray]:
-    """Halve again and again until no group has more than ``most`` points."""
-    done, open_ = [], [np.arange(len(points))]
+    """Halve again and again until no group has more than ``most`` points; each nearest its own.
+
+    Cuts alone leave points on the wrong side of earlier ones. A few rounds of Lloyd's algorithm
+    mend that; what grows too large on the way is halved again.
+    """
+    groups = _halved(points, np.arange(len(points)), most)
+    for _ in range(_ROUNDS if len(groups) > 1 else 0):
+        centers = np.stack([points[group].mean(axis=0) for group in groups])
+        half = _half_norms(centers)
+        nearest = np.concatenate(
+            [(part @ centers.T - half).argmax(axis=1) for part in _chunks(points, 4096)]
+        )
+        order = np.argsort(nearest, kind="stable")
+        ends = np.cumsum(np.bincount(nearest, minlength=len(centers)))[:-1]
+        groups = [group for group in np.split(order, ends) if len(group)]
+    limit = -(-4 * most // 3)
+    return [part for group in groups for part in _halved(points, group, limit, most)]
+
+
+def _chunks(points: np.ndarray, rows: int) -> list[np.ndarray]:
+    return np.split(points, range(rows, len(points), rows))
+
+
+def _halved(
+    points: np.ndarray, group: np.ndarray, limit: int, most: int | None = None
+) -> list[np.ndarray]:
+    """Parts of a group of more than ``limit`` points, each of at most ``most``."""
+    if len(group) <= limit:
+        return [group]
+    most = limit if most is None else most
+    done, open_ = [], [group]
     while open_:
         group = open_.pop()
         if len(group) <= most:

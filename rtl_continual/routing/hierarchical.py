@@ -18,33 +18,41 @@ from rtl_continual.routing._tree import PointTree
 __all__ = ["HierarchicalRouter", "HierarchicalRouterConfig"]
 
 
+_EXACT_VALUES = 2**19
+"""Tickets times features up to which one matrix product is faster than the tree."""
+
+
 class HierarchicalRouterConfig(CentroidConfig):
     """Options of the hierarchical router."""
 
     name: Literal["hierarchical"] = "hierarchical"
     beam: int = Field(
-        4, ge=1, description="branches followed on each level: more cost more and miss less"
+        12, ge=1, description="branches followed on each level: more cost more and miss less"
     )
     candidates: int = Field(
-        16, ge=2, description="tickets that the tree proposes to the exact comparison"
+        8, ge=2, description="tickets that the tree proposes to the exact comparison"
     )
-    branching: int = Field(48, ge=8, description="children of a node at most")
+    branching: int = Field(64, ge=8, description="children of a node at most")
     coarse_share: float = Field(
-        0.97,
+        0.95,
         gt=0,
         le=1,
         description="the tree looks at the leading axes that hold so much of the tickets' spread; "
         "the exact comparison looks at all",
     )
-    exact_below: int = Field(
-        2000, ge=0, description="with fewer tickets all are compared, by one matrix product"
+    exact_below: int | None = Field(
+        None,
+        ge=0,
+        description="with fewer tickets all are compared, by one matrix product; null takes "
+        "524,288 divided by the number of features, at least 1,024",
     )
 
 
 class HierarchicalRouter(CentroidRouter):
     """Nearest mean by Mahalanobis distance, found coarse to fine.
 
-    Below ``exact_below`` tickets all are compared. From there on a balanced tree over the tickets'
+    Below ``exact_below`` tickets all are compared: that is faster there (``docs/routers.md`` has
+    the crossover). From there on a balanced tree over the tickets'
     means proposes candidates, and these are compared exactly. The tree grows like a B-tree: a new
     ticket joins the nearest leaf, and a node that overflows is halved, which touches one path.
     The metric has settled by then, so that nothing else changes.
@@ -78,7 +86,16 @@ class HierarchicalRouter(CentroidRouter):
 
     def _settled(self) -> int:
         # Once there is a tree, a new metric would mean a new tree.
-        return 1 << (max(64, min(self.settled, self.config.exact_below)).bit_length() - 1)
+        given = self.config.exact_below
+        most = self.settled if given is None else max(64, min(self.settled, given))
+        return 1 << (most.bit_length() - 1)
+
+    @property
+    def _needs_tree(self) -> bool:
+        given = self.config.exact_below
+        if given is None:
+            given = max(self.settled, _EXACT_VALUES // max(1, len(self._metric.offset)))
+        return self.num_tickets >= max(2, given)
 
     def describe(
         self, ticket: int, statistics: FeatureMixture, samples: torch.Tensor | None, *, full: bool
@@ -88,7 +105,7 @@ class HierarchicalRouter(CentroidRouter):
     def _fitted(self) -> None:
         super()._fitted()
         self._tree = None
-        if self.num_tickets >= max(2, self.config.exact_below):
+        if self._needs_tree:
             self._plant()
 
     def _added(self) -> None:
@@ -96,7 +113,7 @@ class HierarchicalRouter(CentroidRouter):
         assert self._points is not None
         if self._tree is not None:
             self._tree.add(self._points.values[-1, 0, : self._tree.axes].numpy())
-        elif self.num_tickets >= max(2, self.config.exact_below):
+        elif self._needs_tree:
             self._plant()
 
     def _plant(self) -> None:
@@ -116,8 +133,13 @@ class HierarchicalRouter(CentroidRouter):
         given = y.cpu().numpy()
         coarse = np.ascontiguousarray(given[:, : self._tree.axes])
         found = self._tree.search(coarse, self.config.beam, self.config.candidates)
-        apart = self._points.values.numpy()[:, 0][found] - given[:, None]
-        distances = torch.from_numpy(np.einsum("bcd,bcd->bc", apart, apart))
+        points, norms = (part.numpy() for part in self._on(torch.device("cpu")))
+        nearest = np.matmul(points[found], given[:, :, None])[:, :, 0]
+        nearest *= -2
+        nearest += norms[found] + np.einsum("bd,bd->b", given, given)[:, None]
+        np.maximum(nearest, 0, out=nearest)
+        nearest[found < 0] = np.inf
+        distances = torch.from_numpy(nearest)
         return self._answer(distances.to(y.device), torch.from_numpy(found).to(y.device), budget)
 
     def flops(self) -> int:
@@ -125,7 +147,10 @@ class HierarchicalRouter(CentroidRouter):
             return super().flops()
         axes, candidates = len(self._metric.offset), self.config.candidates
         return (
-            self._metric.flops() + self._tree.flops(self.config.beam) + candidates * (3 * axes + 4)
+            self._metric.flops()
+            + self._tree.flops(self.config.beam)
+            + 2 * axes
+            + candidates * (2 * axes + 6)
         )
 
     def state_dict(self) -> dict[str, torch.Tensor]:
