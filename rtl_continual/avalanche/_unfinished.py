@@ -10,7 +10,13 @@ from torch.utils.data import DataLoader
 from rtl_continual.avalanche._batches import CachedLoader, EpochOrder, ExperienceCache
 from rtl_continual.routing import FeatureMixture
 from rtl_continual.tickets import Ticket, TicketBank, TicketInfo
-from rtl_continual.training import TicketConfig, TicketLearner, choose_parent, watch_collapse
+from rtl_continual.training import (
+    TicketConfig,
+    TicketLearner,
+    choose_parent,
+    start_head,
+    watch_collapse,
+)
 
 __all__ = ["UnfinishedTicket", "cluster_name"]
 
@@ -72,6 +78,7 @@ class UnfinishedTicket:
             domain_counts={cluster: samples} if named else {},
             provenance={"seed": seed, "config": config.model_dump()},
         )
+        start_head(self.learner, self.cache)
         watch_collapse(self.learner, self.cache, ticket=self.info.name)
 
     @property

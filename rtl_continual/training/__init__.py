@@ -10,6 +10,7 @@ from rtl_continual.training._collapse_scores import (
     TicketState,
 )
 from rtl_continual.training._config import TicketConfig
+from rtl_continual.training._head_start import start_head
 from rtl_continual.training._joint import JointConfig, learn_joint
 from rtl_continual.training._learn import (
     TrunkCache,
@@ -19,7 +20,6 @@ from rtl_continual.training._learn import (
     learn_ticket,
     steps_per_epoch,
 )
-from rtl_continual.training._head_start import start_head
 from rtl_continual.training._learner import TicketLearner
 from rtl_continual.training._relaxation import (
     BUILT_IN_RELAXATION_POLICIES,

@@ -47,8 +47,8 @@ class TicketConfig(BaseModel):
     )
     head_start: Literal["given", "probe"] = Field(
         "given",
-        description="given: a fresh head, or with a warm start the known ticket's; probe: solved on "
-        "the new data's features before the mask moves",
+        description="given: a fresh head, or with a warm start the known ticket's; probe: solved "
+        "on the new data's features before the mask moves",
     )
     head_decay: float = Field(
         0.01, ge=0, description="penalty on the squared weights of a head that is solved"
