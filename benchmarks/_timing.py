@@ -1,0 +1,170 @@
+"""How every speed benchmark here measures and prints.
+
+A figure is a ratio of two things run in turn in one process: each round runs every case once, in
+an order that rotates, and gives one ratio per case. Reported are the median of the rounds' ratios
+and their quartiles. On a processor with one thread the clock counts this process's own time, so
+that other work on the machine adds little; otherwise it is the wall's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["Report", "compare", "parser"]
+
+ROUNDS = 15
+"""Measured rounds of a full run, after the warm-up."""
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A command line with the options that all benchmarks share."""
+    line = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    line.add_argument("--quick", action="store_true", help="smaller sizes, five rounds")
+    line.add_argument("--threads", type=int, default=1, help="of torch; default 1")
+    line.add_argument("--device", default="cpu", help="cpu or cuda; default cpu")
+    return line
+
+
+class Report:
+    """Collects figures and prints them; the last line is one JSON object.
+
+    Args:
+        name: of the benchmark.
+        options: the parsed command line.
+    """
+
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        torch.set_num_threads(options.threads)
+        torch.manual_seed(0)
+        self.name = name
+        self.rounds = 5 if options.quick else ROUNDS
+        self.options = options
+        self.ratios: dict[str, dict[str, Any]] = {}
+        self.values: dict[str, dict[str, Any]] = {}
+
+    def compare(
+        self,
+        key: str,
+        cases: Mapping[str, Callable[[], object]],
+        baseline: str,
+        *,
+        at_most: Mapping[str, float] | None = None,
+        rounds: int | None = None,
+        warm_up: int = 2,
+    ) -> None:
+        """Time the cases against one of them.
+
+        Args:
+            key: begins the names of the ratios.
+            cases: what to run, by name.
+            baseline: the case that the others are divided by.
+            at_most: a case's highest ratio that the project aims at.
+            rounds: fewer or more than usual.
+            warm_up: rounds that do not count.
+        """
+        seconds = compare(cases, rounds or self.rounds, warm_up, self.options)
+        for name, times in seconds.items():
+            if name == baseline:
+                continue
+            pairs = [a / b for a, b in zip(times, seconds[baseline], strict=True)]
+            self.add_ratio(f"{key}/{name}", pairs, (at_most or {}).get(name))
+            row = self.ratios[f"{key}/{name}"]
+            row["ms"] = round(1e3 * statistics.median(times), 3)
+            row["baseline_ms"] = round(1e3 * statistics.median(seconds[baseline]), 3)
+
+    def add_ratio(self, key: str, pairs: list[float], at_most: float | None = None) -> None:
+        """Keep one ratio, given as its pairs."""
+        low, middle, high = statistics.quantiles(pairs, n=4) if len(pairs) > 1 else pairs * 3
+        row = {"ratio": middle, "low": low, "high": high}
+        self.ratios[key] = {k: round(v, 4) for k, v in row.items()} | {"pairs": len(pairs)}
+        if at_most is not None:
+            self.ratios[key] |= {"at_most": at_most, "met": middle <= at_most}
+        self._say(key, self.ratios[key])
+
+    def add_value(self, key: str, value: float, unit: str, *, at_most: float | None = None) -> None:
+        """Keep a figure that is no ratio: it holds on this machine alone."""
+        self.values[key] = {"value": round(value, 4), "unit": unit}
+        if at_most is not None:
+            self.values[key] |= {"at_most": at_most, "met": value <= at_most}
+        self._say(key, self.values[key])
+
+    def _say(self, key: str, row: Mapping[str, Any]) -> None:
+        print(f"{self.name}/{key}: {json.dumps(row)}", flush=True)
+
+    def finish(self) -> None:
+        """Print the JSON object."""
+        print(
+            json.dumps(
+                {
+                    "benchmark": self.name,
+                    "command": " ".join(["python", f"benchmarks/{self.name}.py", *sys.argv[1:]]),
+                    "quick": self.options.quick,
+                    "machine": _machine(self.options),
+                    "ratios": self.ratios,
+                    "values": self.values,
+                }
+            ),
+            flush=True,
+        )
+
+
+def compare(
+    cases: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int,
+    options: argparse.Namespace,
+) -> dict[str, list[float]]:
+    """Seconds of each case in each round after the warm-up."""
+    clock = _clock(options)
+    names = list(cases)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(warm_up + rounds):
+        turn = index % len(names)
+        for name in names[turn:] + names[:turn]:
+            start = clock()
+            cases[name]()
+            spent = clock() - start
+            if index >= warm_up:
+                seconds[name].append(spent)
+    return seconds
+
+
+def _clock(options: argparse.Namespace) -> Callable[[], float]:
+    if options.device == "cpu":
+        return time.process_time if options.threads == 1 else time.perf_counter
+
+    def synchronised() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return synchronised
+
+
+def _machine(options: argparse.Namespace) -> dict[str, Any]:
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        processor = lines[0].partition(":")[2].strip() if lines else processor
+    device = torch.cuda.get_device_name() if options.device == "cuda" else processor
+    return {
+        "device": device,
+        "cores": os.cpu_count(),
+        "threads": options.threads,
+        "clock": "wall" if options.device != "cpu" or options.threads > 1 else "process",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,175 @@
+"""What routed prediction costs beside the bare backbone.
+
+Baseline: the bare frozen network with one head, same weights, images, memory order and threads, in
+inference mode. Cases: ``routed`` is ``bank.predict``; ``two_pass`` runs the backbone once to
+route and once, grouped by ticket, to predict; ``pass_per_domain`` runs the whole batch through
+every ticket and picks afterwards. Tickets' weights are in the cache, unless a name ends in
+``cold_cache``.
+Image sizes are small so that a run ends on two slow cores; overheads that do not depend on
+the image (weights that are read once for each group) weigh more than at 224 pixels. ``memory`` and
+``cold`` are about a bank of 100 tickets on ResNet-50.
+
+Usage: python benchmarks/inference.py [--quick] [--threads N] [--device cuda] [--models A,B]
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from _banks import CLASSES, made_up_bank, made_up_ticket, speed_backbone
+from _timing import Report, parser
+
+from rtl_continual.backbones import Backbone
+from rtl_continual.store import load_bank, save_bank
+from rtl_continual.tasks import Classification
+from rtl_continual.tickets import TicketBank
+
+PIXELS = {"resnet18": 128, "resnet50": 96, "mobilenet_v2": 96, "vit_b_16": 64}
+FULL_TICKETS = (1, 6, 24, 100)
+CACHE = 4 * 2**30
+
+
+def bare(bank: TicketBank, images: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """The plain network with one head."""
+    backbone, head = bank.backbone, bank._head
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        return head(backbone.body(backbone.trunk(backbone.normalise(images)))).cpu()
+
+    return run
+
+
+def two_pass(bank: TicketBank, images: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """The whole backbone finds the domain, then trunk and body predict."""
+    backbone = bank.backbone
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        backbone.body(backbone.trunk(backbone.normalise(images)))
+        return bank.predict(images).outputs
+
+    return run
+
+
+def pass_per_domain(bank: TicketBank, images: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """The whole network once for each ticket."""
+    backbone = bank.backbone
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        answers = [
+            bank.run_ticket(i, backbone.trunk(backbone.normalise(images))) for i in range(len(bank))
+        ]
+        return torch.stack(answers).cpu()
+
+    return run
+
+
+def measure_model(report: Report, name: str) -> None:
+    """Ratios of one network over batch sizes and numbers of tickets."""
+    quick, device = report.options.quick, report.options.device
+    pixels = 64 if quick else PIXELS[name]
+    backbone = speed_backbone(name, pixels, device)
+    batches = (1, 64) if quick else (1, 8, 64, 256)
+    for tickets in (1, 6) if quick else FULL_TICKETS:
+        cache = CACHE if tickets < 24 else 2**30
+        bank = made_up_bank(backbone, tickets, cache_bytes=cache)
+        for batch in batches:
+            if tickets > 1 and batch == 1:
+                continue  # one image is one group, whatever the number of tickets
+            if tickets > 6 and batch != 64:
+                continue
+            images = torch.rand(batch, 3, pixels, pixels, device=device)
+            images = images.contiguous(memory_format=torch.channels_last)
+            cases = {"bare": bare(bank, images), "routed": partial(bank.predict, images)}
+            limits = {"routed": 1.05 if batch == 1 else 1.03 if tickets == 1 else 1.10}
+            if tickets > 6 or batch == 256:
+                limits = {}
+            if (tickets, batch) == (6, 64):
+                cases["two_pass"] = two_pass(bank, images)
+                cases["pass_per_domain"] = pass_per_domain(bank, images)
+            one = sum(t.numel() * 4 for t in bank.effective_parameters(0).values())
+            cached = one * tickets <= cache
+            key = f"{name}/{pixels}px/batch{batch}/tickets{tickets}"
+            key += "" if cached else "/cold_cache"
+            heavy = batch == 256 or tickets > 6
+            report.compare(
+                key,
+                cases,
+                "bare",
+                at_most=limits,
+                rounds=5 if heavy else None,
+                warm_up=1 if heavy else 2,
+            )
+        add_designs(report, f"{name}/{pixels}px/batch64/tickets{tickets}")
+
+
+def add_designs(report: Report, key: str) -> None:
+    """How many times cheaper we are than the two designs of the same run."""
+    ours = report.ratios.get(f"{key}/routed")
+    for design in ("two_pass", "pass_per_domain"):
+        theirs = report.ratios.get(f"{key}/{design}")
+        if ours and theirs:
+            report.add_value(
+                f"{key}/{design}_over_routed", theirs["ratio"] / ours["ratio"], "times"
+            )
+
+
+def measure_memory(report: Report) -> None:
+    """A bank of 100 tickets on ResNet-50, and a ticket's way from the disk to its first answer."""
+    tickets = 10 if report.options.quick else 100
+    backbone: Backbone = speed_backbone("resnet50", 64)
+    with tempfile.TemporaryDirectory() as folder:
+        bank = TicketBank(backbone, Classification(CLASSES))
+        for _ in range(tickets):
+            bank.append(made_up_ticket(bank))
+        save_bank(bank, folder, embed_backbone=False)
+        packed = sum(ticket.mask.bits.nbytes for ticket in bank)
+        budget = 256 * 2**20
+        opened = load_bank(folder, backbone=backbone, cache_bytes=budget)
+        activation = backbone.run_trunk(torch.rand(1, 3, 64, 64)).activation
+        with torch.inference_mode():
+            for ticket_id in range(tickets):
+                opened.run_ticket(ticket_id, activation)
+        held = opened._cache.used + opened._lazy._cache.used
+        report.add_value("memory/tickets_resident", held / 2**20, "MiB")
+        report.add_value("memory/allowed", (packed + budget) / 2**20, "MiB")
+        report.add_value("memory/resident_over_allowed", held / (packed + budget), "", at_most=1.0)
+        measure_cold(report, folder, backbone, activation)
+
+
+@torch.inference_mode()
+def measure_cold(report: Report, folder: str, backbone: Backbone, activation: torch.Tensor) -> None:
+    """Read, verify, unpack, multiply, beside copying the dense weights."""
+    weights = {name: t for name, t in backbone.body.state_dict().items() if t.ndim > 1}
+    opened = load_bank(folder, backbone=backbone, cache_bytes=0)
+    count = len(opened)
+    turn = iter(range(10**6))
+
+    def copy() -> object:
+        return {name: t.clone() for name, t in weights.items()}
+
+    def cold() -> object:
+        return opened.effective_parameters(next(turn) % count)
+
+    report.compare("cold/resnet50", {"copy": copy, "ticket": cold}, "copy", at_most={"ticket": 1.5})
+
+
+def main() -> None:
+    """Run it."""
+    line = parser(__doc__)
+    line.add_argument("--models", default=",".join(PIXELS), help="names, separated by commas")
+    options = line.parse_args()
+    report = Report("inference", options)
+    for name in options.models.split(","):
+        measure_model(report, name)
+    measure_memory(report)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

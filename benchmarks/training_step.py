@@ -1,0 +1,172 @@
+"""What one step of ticket training costs beside one step of dense fine-tuning.
+
+Baseline ``dense``: forward, backward and Adam over all weights and a head of the same network on
+the same images. ``ticket``: the trunk, then ``TicketLearner.step`` (scores, mask, norm, head, a
+new mask every fifth step). ``cached``: the same on kept trunk activations. ``binarise`` compares one new
+mask with one ticket step. ``strategy`` compares the Avalanche strategy without metrics with a bare
+loop over the same learner.
+
+Usage: python benchmarks/training_step.py [--quick] [--threads N] [--device cuda] [--models A,B]
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from _banks import CLASSES, speed_backbone
+from _timing import Report, parser
+from torch import nn
+
+from rtl_continual.backbones import Backbone
+from rtl_continual.routing import FlatRouter
+from rtl_continual.tasks import Classification
+from rtl_continual.tickets import TicketBank
+from rtl_continual.training import TicketConfig, TicketLearner, epoch_batches
+
+PIXELS = {"glyphnet": 32, "resnet18": 96, "resnet50": 64, "mobilenet_v2": 64, "vit_b_16": 32}
+
+
+def dense_step(
+    backbone: Backbone, images: torch.Tensor, targets: torch.Tensor
+) -> Callable[[], None]:
+    """One step of fine-tuning a copy of the network."""
+    network = nn.Sequential(
+        backbone.with_body_weights({}, source="copy"), nn.Linear(backbone.feature_dim, CLASSES)
+    ).to(images.device)
+    network.requires_grad_(True)
+    for module in network.modules():
+        module.training = True
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
+    body, head = network[0], network[1]
+
+    def run() -> None:
+        optimizer.zero_grad()
+        features = body.body(body.trunk(body.normalise(images)))
+        nn.functional.cross_entropy(head(features), targets).backward()
+        optimizer.step()
+
+    return run
+
+
+def measure_model(report: Report, name: str, batch: int) -> None:
+    """Ratios of one network."""
+    device = report.options.device
+    backbone = speed_backbone(name, PIXELS[name], device)
+    bank = TicketBank(backbone, Classification(CLASSES))
+    config = TicketConfig()
+    images = torch.rand(batch, 3, PIXELS[name], PIXELS[name], device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    targets = torch.randint(CLASSES, (batch,), device=device)
+    learner = TicketLearner(bank, config, total_steps=10**6, seed=0)
+    with torch.no_grad():
+        kept = backbone.run_trunk(images).activation
+
+    def ticket() -> None:
+        with torch.no_grad():
+            activation = backbone.run_trunk(images).activation
+        learner.step(activation, targets)
+
+    cases = {
+        "dense": dense_step(backbone, images, targets),
+        "ticket": ticket,
+        "cached": lambda: learner.step(kept, targets),
+    }
+    limits = {"ticket": 1.15, "cached": 1.0}
+    report.compare(f"{name}/{PIXELS[name]}px/batch{batch}", cases, "dense", at_most=limits)
+    binarise = {"step": cases["cached"], "binarise": lambda: learner.scores.binarise(0.9)}
+    report.compare(f"{name}/{PIXELS[name]}px/batch{batch}", binarise, "step")
+
+
+def measure_strategy(report: Report) -> None:
+    """Seconds of a training experience, in the strategy and in a bare loop over one learner."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from avalanche.benchmarks import benchmark_from_datasets
+        from avalanche.benchmarks.utils import as_classification_dataset
+
+        from rtl_continual.avalanche import RoutedTickets
+    # About 20 ms a step on a processor.
+    batch, count = 64, 64 * (8 if report.options.quick else 20)
+    images = torch.rand(count, 3, 32, 32)
+    targets = torch.from_numpy(np.arange(count) % CLASSES)
+    data = torch.utils.data.TensorDataset(images, targets)
+    data.targets = targets.tolist()  # type: ignore[attr-defined]
+    backbone = speed_backbone("glyphnet", 32)
+    config = TicketConfig(epochs=1, batch_size=batch, shift=0, gate_weight=0.0)
+    spent: dict[str, list[float]] = {"bare": [], "strategy": []}
+
+    def bare_step(learner: TicketLearner, x: torch.Tensor, y: torch.Tensor) -> None:
+        with torch.no_grad():
+            activation = backbone.run_trunk(x).activation
+        learner.step(activation, y)
+
+    def bare() -> float:
+        bank = TicketBank(backbone, Classification(CLASSES), FlatRouter())
+        learner = TicketLearner(bank, config, total_steps=count // batch, seed=0)
+        start = time.process_time()
+        for index in epoch_batches(count, batch, 0, 0):
+            rows = [data[i] for i in index.tolist()]
+            x, y = torch.utils.data.default_collate(rows)
+            bare_step(learner, x, y)
+        return time.process_time() - start
+
+    class Clock:
+        """Times the epochs alone: the ticket's set-up and its commit are the same outside."""
+
+        started = ended = 0.0
+
+        def before_training_epoch(self, strategy: object, **kwargs: object) -> None:
+            self.started = time.process_time()
+
+        def after_training_epoch(self, strategy: object, **kwargs: object) -> None:
+            self.ended = time.process_time()
+
+    from avalanche.core import SupervisedPlugin
+
+    class ClockPlugin(Clock, SupervisedPlugin):
+        pass
+
+    def strategy() -> float:
+        clock = ClockPlugin()
+        learn = RoutedTickets(
+            backbone=backbone,
+            num_classes=CLASSES,
+            config=config,
+            plugins=[clock],
+            evaluator=None,
+        )
+        stream = benchmark_from_datasets(train=[as_classification_dataset(data)])
+        learn.train(stream.train_stream[0])
+        return clock.ended - clock.started
+
+    for index in range(report.rounds + 1):
+        turns = [("bare", bare), ("strategy", strategy)]
+        for name, run in turns if index % 2 else turns[::-1]:
+            seconds = run()
+            if index:
+                spent[name].append(seconds)
+    pairs = [a / b for a, b in zip(spent["strategy"], spent["bare"], strict=True)]
+    report.add_ratio("strategy_over_bare_loop", pairs, 1.05)
+    step = 1e3 * float(np.median(spent["bare"])) / (count // batch)
+    report.add_value("bare_loop_step", step, "ms")
+
+
+def main() -> None:
+    """Run it."""
+    line = parser(__doc__)
+    line.add_argument("--models", help="names, separated by commas")
+    options = line.parse_args()
+    report = Report("training_step", options)
+    models = options.models or ("glyphnet,resnet18" if options.quick else ",".join(PIXELS))
+    for name in models.split(","):
+        measure_model(report, name, 16 if options.quick else 32)
+    measure_strategy(report)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
