@@ -130,12 +130,12 @@ def discover(
 ) -> Discovery:
     """Decide which samples belong to existing tickets and which form new clusters.
 
-    Three steps. Samples outside every ticket are grouped, and each group that is large enough and
-    far enough away is new. Samples inside a ticket's range are grouped too: a domain can lie
-    inside the range of a broader one (fog is a clear picture with little contrast); such a group is
-    new if a clear gap separates it from the ticket's own samples and hardly any of those lie on
-    its side. Last, every sample goes where its likelihood is highest, or nowhere if it is outside
-    of everything.
+    Samples are grouped, and each group that is large enough and far enough away from every ticket
+    is new. A domain can lie inside the range of a broader one (fog is a clear picture with little
+    contrast); such a group is new if a clear gap separates it from the ticket's own samples and
+    hardly any of those lie on its side. Without labels the samples outside every ticket and those
+    inside each one's range are grouped apart from each other. Last, every sample goes where its
+    likelihood is highest, or nowhere if it is outside of everything.
 
     A change of the class mix makes no ticket: a sample is judged by itself against the ticket's
     whole range, and a class that the ticket knows has the ticket's own samples around it.
@@ -160,11 +160,14 @@ def discover(
     config = config or DiscoveryConfig()
     x = as_features(features, width=known.width)
     search = _Search(x, known, config, targets)
-    if len(known):
+    if not len(known):
+        search.look_everywhere()
+    elif search.within_classes:
+        search.look_at_groups()
+        search.look_outside()
+    else:
         search.look_outside()
         search.look_inside()
-    else:
-        search.look_everywhere()
     return search.result()
 
 
@@ -184,6 +187,7 @@ class _Search:
         self.clusterer = build_clusterer(config.clusterer)
         self.first_new = len(known)
         self.known = known.copy()
+        self.within_classes = targets is not None and self.clusterer.by_features
         self.capped = 0
         self.founders: dict[int, np.ndarray] = {}
 
@@ -200,29 +204,45 @@ class _Search:
             return
         nearest = self.known.nearest(self.x).numpy()
         for rows in self._groups(np.flatnonzero(outside)):
-            tickets = np.bincount(nearest[rows])
-            beside = nearest == tickets.argmax()
+            ticket = int(np.bincount(nearest[rows]).argmax())
+            if ticket >= self.first_new:
+                continue  # the fringe of a group that was found just now
+            beside = nearest == ticket
             share = outside[beside].mean()
             if np.median(surprise[rows]) > self.config.far or share > self.config.outside_share:
+                self._add(rows)
+
+    def look_at_groups(self) -> None:
+        """Groups of the whole data set, each new if it lies outside of its ticket or apart from it.
+
+        With labels groups differ within classes, so the known and the new fall apart by
+        themselves. To leave the known out first would cut pieces off the new domains.
+        """
+        surprise = self.known.surprise(self.x).numpy()
+        nearest = self.known.nearest(self.x).numpy()
+        for rows in self._groups(np.arange(len(self.x))):
+            outside = (surprise[rows] > self.config.outside).mean()
+            far = np.median(surprise[rows]) > self.config.far
+            ticket = int(np.bincount(nearest[rows]).argmax())
+            if far or outside > self.config.outside_share or self._is_apart(rows, ticket):
                 self._add(rows)
 
     def look_inside(self) -> None:
         """Groups within a known ticket's range, but apart from its own samples."""
         nearest = self.known.nearest(self.x).numpy()
         for ticket in range(self.first_new):
-            rows = np.flatnonzero(nearest == ticket)
-            if len(rows) < self.config.min_support:
-                continue
-            own = self.known.samples[ticket].numpy()
-            for group in self._groups(rows):
-                here = self.x[torch.from_numpy(group)].numpy()
-                # As many of the ticket's samples as there are new ones, so that both shape the
-                # axes alike.
-                reference = own[: max(len(here), self.config.min_support)]
-                z = principal_space(np.concatenate([here, reference]), axes=24)
-                gap = find_gap(z[: len(here)], z[len(here) :])
-                if gap.valley < MAX_VALLEY and gap.leak <= self.config.max_leak:
+            for group in self._groups(np.flatnonzero(nearest == ticket)):
+                if self._is_apart(group, ticket):
                     self._add(group)
+
+    def _is_apart(self, rows: np.ndarray, ticket: int) -> bool:
+        """Whether a gap separates a group from a ticket's own samples, and few of those leak."""
+        here = self.x[torch.from_numpy(rows)].numpy()
+        # As many of the ticket's samples as there are new ones, so that both shape the axes alike.
+        own = self.known.samples[ticket].numpy()[: max(len(here), self.config.min_support)]
+        z = principal_space(np.concatenate([here, own]), axes=24)
+        gap = find_gap(z[: len(here)], z[len(here) :])
+        return gap.valley < MAX_VALLEY and gap.leak <= self.config.max_leak
 
     def _groups(self, rows: np.ndarray) -> list[np.ndarray]:
         """Groups with enough support among some rows, largest first."""

@@ -8,16 +8,22 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
+from rtl_continual.discovery._class_mixture import fit_domains
 from rtl_continual.discovery._clusterer import Clusterer
 from rtl_continual.discovery._gap import find_gap
+from rtl_continual.discovery._joining import class_valley, join_pieces
 from rtl_continual.discovery._space import principal_space
 
 __all__ = ["GaussianMixtureClusterer", "GaussianMixtureConfig"]
 
 SMALL_GROUP = 20
 """Fewer samples cannot describe a component or show a gap."""
+
+COUNTS = (3, 4, 6, 8, 12)
+"""Numbers of components tried with labels, up to the one that the options allow."""
 
 FAR_DEVIATIONS = 6.0
 """A few samples this far from every group are outliers."""
@@ -37,15 +43,25 @@ class GaussianMixtureConfig(BaseModel):
         0.1,
         gt=0,
         le=1,
-        description="two groups stay apart if the density between them falls below this "
-        "fraction of the lower peak; lower finds fewer groups",
+        description="without labels two groups stay apart if the density between them falls below "
+        "this fraction of the lower peak; lower finds fewer groups",
+    )
+    max_class_valley: float = Field(
+        0.06, gt=0, le=1, description="the same where labels are at hand, within classes"
+    )
+    min_share: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="with labels: a group smaller than this share of the largest one is a look of "
+        "the group that it is least apart from, if any sample lies between them; 0 is off",
     )
     max_clusters: int | None = Field(
         None, ge=1, description="join on until at most so many groups are left"
     )
-    remove_classes: bool = Field(
+    use_classes: bool = Field(
         True,
-        description="where labels are at hand, subtract each class's mean features first, so "
+        description="where labels are at hand, look for groups that differ within classes, so "
         "that groups are no classes",
     )
     fit_samples: int = Field(
@@ -60,13 +76,14 @@ class GaussianMixtureClusterer(Clusterer):
     A Gaussian mixture with more components than groups are expected describes the density. (The
     Bayesian information criterion is no help: it gives several components to one skewed or
     many-sided group, 8 to the five digit domains.) Then the two groups with the shallowest valley
-    between them are joined, again and again, until every valley left is deeper than
-    ``max_valley`` (see :func:`find_gap`).
+    between them are joined, again and again, until only clear gaps are left (see
+    :func:`find_gap`).
 
-    ``max_valley`` was derived from two streams with 24 axes: true domains, in pairs, leave
-    valleys of 0.00 to 0.10, pieces of one domain 0.2 to 1.0. The exception is the digit domain
-    ``photo``, whose backgrounds come from two photographs and leave gaps as deep as those between
-    domains; only ``max_clusters`` helps there.
+    With labels the components are domains with a place of their own for each class
+    (:func:`fit_domains`), for several numbers of components; valleys are looked for within classes
+    (:func:`class_valley`); and a group that is rare beside another and connected to it is one of
+    its looks. The answer with most groups counts, and of several the one that the others agree
+    with most.
 
     Example:
         >>> import torch
@@ -82,8 +99,8 @@ class GaussianMixtureClusterer(Clusterer):
     config: GaussianMixtureConfig
 
     def _labels(self, x: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
-        if targets is not None and self.config.remove_classes:
-            x = _without_classes(x, targets)
+        if targets is not None and self.config.use_classes:
+            return self._within_classes(x, np.unique(targets, return_inverse=True)[1])
         z = principal_space(x, axes=self.config.axes)
         components = min(self.config.components, len(z) // SMALL_GROUP)
         if components < 2:
@@ -100,29 +117,35 @@ class GaussianMixtureClusterer(Clusterer):
             # Repeated rows give fewer different starting points than components.
             warnings.simplefilter("ignore", ConvergenceWarning)
             labels = model.fit(z[rows]).predict(z)
-        return self._joined(z, labels)
+        return join_pieces(
+            _without_small(z, labels),
+            lambda a, b: find_gap(z[a], z[b]).valley,
+            max_valley=self.config.max_valley,
+            max_clusters=self.config.max_clusters,
+        )
 
-    def _joined(self, z: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Join groups until every pair has a gap."""
-        labels = _without_small(z, labels)
-        groups = {int(i): z[labels == i] for i in np.unique(labels)}
-        depths = {
-            (a, b): find_gap(groups[a], groups[b]).valley for a in groups for b in groups if a < b
-        }
-        while depths:
-            (a, b), depth = max(depths.items(), key=lambda item: item[1])
-            most = self.config.max_clusters or len(groups)
-            if depth < self.config.max_valley and len(groups) <= most:
-                break
-            labels = np.where(labels == b, a, labels)
-            groups[a] = z[labels == a]
-            del groups[b]
-            depths = {pair: d for pair, d in depths.items() if not {a, b} & set(pair)}
-            for other in groups:
-                if other != a:
-                    pair = (min(a, other), max(a, other))
-                    depths[pair] = find_gap(groups[pair[0]], groups[pair[1]]).valley
-        return labels
+    def _within_classes(self, x: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        z = principal_space(x, axes=self.config.axes)
+        most = min(self.config.components, len(np.unique(z, axis=0)) // SMALL_GROUP)
+        answers = [np.zeros(len(z), dtype=np.int64)]
+        for count in sorted({min(count, most) for count in COUNTS if most >= 2}):
+            pieces = fit_domains(
+                z, targets, count, seed=self.config.seed, samples=self.config.fit_samples
+            )
+            answers.append(
+                join_pieces(
+                    _without_small(z, pieces),
+                    lambda a, b: class_valley(x, targets, a, b, axes=self.config.axes),
+                    max_valley=self.config.max_class_valley,
+                    min_share=self.config.min_share,
+                    max_clusters=self.config.max_clusters,
+                )
+            )
+        groups = [int(answer.max()) for answer in answers]
+        finest = [answer for answer, n in zip(answers, groups, strict=True) if n == max(groups)]
+        agreement = [sum(adjusted_rand_score(a, b) for b in finest) for a in finest]
+        # Of equals the one with more components: it can follow the density more closely.
+        return finest[max(range(len(finest)), key=lambda i: (round(agreement[i], 6), i))]
 
 
 def _without_small(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -144,12 +167,3 @@ def _without_small(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
         if distances and min(distances) < FAR_DEVIATIONS:
             labels = np.where(labels == small, large[int(np.argmin(distances))], labels)
     return labels
-
-
-def _without_classes(x: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Each class's mean moved to the common mean."""
-    values, rows = np.unique(targets, return_inverse=True)
-    sums = np.zeros((len(values), x.shape[1]))
-    np.add.at(sums, rows, x)
-    means = sums / np.bincount(rows)[:, None]
-    return np.asarray(x - means[rows] + x.mean(axis=0))

@@ -79,7 +79,7 @@ def test_class_means_are_no_groups_where_labels_are_at_hand() -> None:
     clusterer = make("gaussian_mixture")
     assert clusterer.cluster(x, labels).max() == 0
     assert clusterer.cluster(x).max() == 2
-    assert make("gaussian_mixture", remove_classes=False).cluster(x, labels).max() == 2
+    assert make("gaussian_mixture", use_classes=False).cluster(x, labels).max() == 2
 
 
 def test_a_limit_joins_groups() -> None:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from rtl_continual.discovery import Discovery, DiscoveryConfig, KnownTickets, discover
+from rtl_continual.discovery import (
+    Discovery,
+    DiscoveryConfig,
+    KnownTickets,
+    build_detector,
+    discover,
+    merge_proposals,
+)
 from rtl_continual.routing import FeatureMixture
 from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import Ticket, TicketBank
 
 __all__ = ["Growth"]
+
+MINI_BATCH = 32
+"""Images in each mini-batch in which delays are counted."""
 
 
 class Growth:
@@ -28,10 +40,13 @@ class Growth:
         self.bank = bank
         self.config = config
         self.known = KnownTickets()
+        self.seconds = 0.0
+        self._detector = build_detector(config.detector)
         self._features = torch.empty(0)
-        self._assigned: list[np.ndarray] = []
+        self._found: list[Discovery] = []
         self._hidden: list[np.ndarray] = []
-        self._new: list[list[np.ndarray]] = []
+        self._alarms: list[int | None] = []
+        self._roots: list[int] = []
 
     def look(self, data: ImageSet) -> Discovery:
         """Decide about an experience. Its domains are kept for :meth:`facts` alone.
@@ -40,32 +55,74 @@ class Growth:
             DataError: if the data set is empty or an image's features are not finite.
         """
         self._features = _router_features(self.bank, data)
+        start = time.perf_counter()
+        self._alarms.append(self._first_alarm())
         found = discover(self._features, self.known, self.config, targets=data.targets)
-        self._assigned.append(found.ticket_ids)
+        self.seconds += time.perf_counter() - start
+        self._found.append(found)
         self._hidden.append(data.domains)
-        self._new.append([found.members(ticket) for ticket in found.new])
         return found
 
-    def commit(self, ticket: Ticket, rows: np.ndarray) -> None:
-        """A ticket for some samples of the last experience is in the bank."""
+    def _first_alarm(self) -> int | None:
+        """The mini-batch of the last experience, counted from 0, at which the detector alarms."""
+        if not len(self.known) or not len(self._features):
+            return None
+        self._detector.reset()
+        for number, batch in enumerate(self._features.split(MINI_BATCH)):
+            if self._detector.update(batch, self.known).shift:
+                return number
+        return None
+
+    def commit(self, ticket: Ticket, rows: np.ndarray, *, successor_of: int | None = None) -> None:
+        """A ticket for some samples of the last experience is in the bank.
+
+        Args:
+            ticket: the bank's last one.
+            rows: its samples.
+            successor_of: the ticket that it refines.
+        """
+        root = len(self._roots) if successor_of is None else self._roots[successor_of]
+        self._roots.append(root)
         features = self._features[torch.from_numpy(rows)]
         self.known.add(FeatureMixture(ticket.statistics), features)
 
     def facts(self) -> dict[str, Any]:
-        """Clusters found, agreement with the hidden domains, tickets for domains that had one."""
+        """Clusters found, agreement with the hidden domains, alarms, delays, look-alikes.
+
+        A successor counts as the ticket that it refines.
+        """
         served: set[int] = set()
-        alarms = 0
-        for groups, hidden in zip(self._new, self._hidden, strict=True):
-            for rows in groups:
-                domain = int(np.bincount(hidden[rows]).argmax())
-                alarms += domain in served
+        false_alarms, detector_alarms, delays = 0, 0, []
+        for found, hidden, alarm in zip(self._found, self._hidden, self._alarms, strict=True):
+            unknown = np.flatnonzero(~np.isin(hidden, list(served)))
+            is_new = len(unknown) >= self.config.min_support
+            if served:
+                begin = int(unknown[0]) // MINI_BATCH if is_new else 0
+                if is_new:
+                    delays.append(None if alarm is None else max(alarm - begin, 0) + 1)
+                else:
+                    detector_alarms += alarm is not None
+            for ticket in found.new:
+                domain = int(np.bincount(hidden[found.members(ticket)]).argmax())
+                false_alarms += domain in served
                 served.add(domain)
-        assigned, hidden = np.concatenate(self._assigned), np.concatenate(self._hidden)
+        roots = np.array([*self._roots, -1])
+        assigned = roots[np.concatenate([found.ticket_ids for found in self._found])]
+        masks = [ticket.mask for ticket in self.bank]
         return {
-            "clusters_found": len(self.known),
-            "adjusted_rand_index": float(adjusted_rand_score(hidden, assigned)),
-            "false_alarms": alarms,
+            "clusters_found": len(set(self._roots)),
+            "adjusted_rand_index": float(
+                adjusted_rand_score(np.concatenate(self._hidden), assigned)
+            ),
+            "false_alarms": false_alarms,
             "unassigned": int((assigned < 0).sum()),
+            "beyond_cap": sum(found.capped for found in self._found),
+            "delay_in_mini_batches": delays,
+            "detector_false_alarms": detector_alarms,
+            "mini_batch": MINI_BATCH,
+            "seconds": round(self.seconds, 3),
+            "successors": len(self._roots) - len(set(self._roots)),
+            "merge_proposals": [asdict(p) for p in merge_proposals(masks, self.known)],
         }
 
 
