@@ -13,6 +13,7 @@ from rtl_continual.tickets import Ticket, TicketBank, TicketInfo
 from rtl_continual.training import (
     TicketConfig,
     TicketLearner,
+    balance_classes,
     choose_parent,
     start_head,
     watch_collapse,
@@ -79,6 +80,7 @@ class UnfinishedTicket:
             provenance={"seed": seed, "config": config.model_dump()},
         )
         start_head(self.learner, self.cache)
+        balance_classes(self.learner, self.cache)
         watch_collapse(self.learner, self.cache, ticket=self.info.name)
 
     @property
@@ -103,7 +105,10 @@ class UnfinishedTicket:
 
 
 def cluster_name(experience: Any) -> str:
-    """A training experience's name: its domain's if it has one, else its number."""
+    """A training experience's name: its cluster's, else its domain's, else its number."""
+    cluster = getattr(experience, "cluster", None)
+    if isinstance(cluster, str):
+        return cluster
     domain = getattr(experience, "domain", None)
     return domain if isinstance(domain, str) else f"experience-{experience.current_experience}"
 

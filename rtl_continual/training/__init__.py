@@ -1,6 +1,7 @@
 """Training: learns a ticket's mask, norm and head, and the router with it."""
 
 from rtl_continual.training._augment import random_shift
+from rtl_continual.training._balance import balance_classes
 from rtl_continual.training._collapse import CollapseMonitor, CollapseReport
 from rtl_continual.training._collapse_config import CollapseConfig
 from rtl_continual.training._collapse_scores import (
@@ -62,6 +63,7 @@ __all__ = [
     "TicketLearner",
     "TicketState",
     "TrunkCache",
+    "balance_classes",
     "build_relaxation_policy",
     "choose_parent",
     "commit_ticket",

@@ -53,6 +53,13 @@ class TicketConfig(BaseModel):
     head_decay: float = Field(
         0.01, ge=0, description="penalty on the squared weights of a head that is solved"
     )
+    class_balance: float = Field(
+        0.0,
+        ge=0,
+        le=4,
+        description="weight of the adjustment for rare classes: 0 is off, 1 makes all classes "
+        "count the same",
+    )
     collapse: CollapseConfig | None = Field(
         None, description="watch for collapse while pruning, and relax the target; null: do not"
     )

@@ -12,6 +12,7 @@ from rtl_continual.errors import DataError
 from rtl_continual.routing import FeatureMixture, FlatRouter
 from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import Ticket, TicketBank, TicketInfo
+from rtl_continual.training._balance import balance_classes
 from rtl_continual.training._config import TicketConfig
 from rtl_continual.training._head_start import start_head
 from rtl_continual.training._learner import TicketLearner
@@ -144,6 +145,7 @@ def learn_ticket(
         bank, config, total_steps=steps, seed=seed, parent=parent, features=cache.features
     )
     start_head(learner, cache)
+    balance_classes(learner, cache)
     watch_collapse(learner, cache, ticket=info.name, on_collapse=on_collapse)
     for epoch in range(config.epochs):
         total = torch.zeros(())

@@ -93,6 +93,7 @@ class TicketLearner:
         self.target = config.sparsity
         self.schedule = build_schedule(config.schedule)
         self.watch: CollapseWatch | None = None
+        self.logit_offset: torch.Tensor | None = None
         self._frozen = False
         self._binarise(self.start_sparsity)
 
@@ -161,6 +162,8 @@ class TicketLearner:
             targets: labels ``[batch]``.
             features: the batch's router features, for the gate.
         """
+        if self.logit_offset is not None:
+            outputs = outputs + self.logit_offset
         total = self.bank.task.loss(outputs, targets)
         if self.gate is not None and features is not None:
             total = total + self.config.gate_weight * self.gate.loss(features)
