@@ -10,7 +10,7 @@ from rtl_continual.backbones._build import (
     split_names,
 )
 from rtl_continual.backbones._config import BackboneConfig
-from rtl_continual.backbones._flops import backbone_flops
+from rtl_continual.backbones._flops import backbone_flops, statistics_flops
 from rtl_continual.backbones._statistics import activation_statistics
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "backbone_names",
     "build_backbone",
     "split_names",
+    "statistics_flops",
 ]

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rtl_continual.backbones._backbone import Backbone
 
-__all__ = ["backbone_flops"]
+__all__ = ["backbone_flops", "statistics_flops"]
 
 
 def backbone_flops(backbone: Backbone, input_size: int | None = None) -> dict[str, int]:
@@ -44,6 +44,35 @@ def backbone_flops(backbone: Backbone, input_size: int | None = None) -> dict[st
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return {"trunk": trunk, "body": body, "total": trunk + body}
+
+
+def statistics_flops(backbone: Backbone, input_size: int | None = None) -> int:
+    """Floating-point operations of one image's router features, the trunk itself not counted.
+
+    Four operations for each value of a tapped activation (a sum for the mean; a difference, a
+    square and a sum for the deviation) and three for each channel.
+
+    Args:
+        backbone: whose taps to count.
+        input_size: as for :func:`backbone_flops`.
+
+    Example:
+        >>> from rtl_continual.backbones import build_backbone
+        >>> statistics_flops(build_backbone("glyphnet", weights="random:0"), 32)
+        24648
+    """
+    spec = backbone.input_spec
+    height, width = (input_size, input_size) if input_size else (spec.size or (224, 224))
+    x = torch.zeros(1, spec.channels, height, width, device=backbone.mean.device)
+    stages = [*backbone.trunk.named_children()] if backbone.taps else [("", backbone.trunk)]
+    total = 0
+    with torch.no_grad():
+        for stage, module in stages:
+            x = module(x)
+            if x.ndim > 2 and (backbone.taps is None or stage in backbone.taps):
+                channels = x.shape[1] if x.ndim == 4 else x.shape[2]
+                total += 4 * x.numel() + 3 * channels
+    return total
 
 
 def _count(module: nn.Module, x: torch.Tensor) -> tuple[int, torch.Tensor]:

@@ -6,7 +6,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from rtl_continual.backbones import Backbone, InputSpec, backbone_flops, build_backbone
+from rtl_continual.backbones import (
+    Backbone,
+    InputSpec,
+    backbone_flops,
+    build_backbone,
+    statistics_flops,
+)
 
 
 def test_two_operations_for_each_multiply_and_add() -> None:
@@ -29,6 +35,23 @@ def test_known_networks() -> None:
         with torch.device("meta"):
             total = backbone_flops(build_backbone(name, weights="random:0"))["total"]
         assert abs(total / (2 * multiply_adds) - 1) < 1e-3
+
+
+def test_statistics_are_counted_at_the_taps() -> None:
+    stages = OrderedDict(one=nn.Conv2d(3, 4, 3, padding=1), two=nn.Conv2d(4, 6, 2, stride=2))
+    body = nn.Sequential(nn.Flatten(), nn.Linear(6 * 16, 5))
+
+    def toy(taps: list[str] | None) -> Backbone:
+        spec = InputSpec(size=(8, 8))
+        return Backbone(
+            "toy", nn.Sequential(stages), body, feature_dim=5, input_spec=spec, taps=taps
+        )
+
+    one, two = 4 * 4 * 64 + 3 * 4, 4 * 6 * 16 + 3 * 6
+    assert statistics_flops(toy(["one"])) == one
+    assert statistics_flops(toy(None)) == statistics_flops(toy(["two"])) == two
+    assert statistics_flops(toy(["one", "two"])) == one + two
+    assert statistics_flops(toy(["one"]), 16) == 4 * 4 * 256 + 3 * 4
 
 
 def test_attention_counts_on_a_processor_as_it_does_on_paper(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rtl_continual.backbones import backbone_flops, build_backbone
+from rtl_continual.backbones import backbone_flops, build_backbone, statistics_flops
 from rtl_continual.routing import FlatRouterConfig
 from rtl_continual.runs import MethodConfig, RunContext
 from rtl_continual.runs.methods import method_class
@@ -88,7 +88,10 @@ def test_rtl_grows_one_ticket_for_each_experience(
     assert details["router"]["accuracy"] == (confusion[0][0] + confusion[1][1]) / 66
     assert details["router"]["abstained"] == 0
     flops = backbone_flops(method.bank.backbone)["total"]
-    assert details["router"]["flops_share"] == method.bank.router.flops() / flops
+    statistics = statistics_flops(method.bank.backbone)
+    assert details["router"]["statistics_flops"] == statistics > 0
+    share = (method.bank.router.flops() + statistics) / flops
+    assert details["router"]["flops_share"] == share
     for j, (name, images) in enumerate(tests.items()):
         labels = method.bank.predict(images.images, ticket_ids=j).labels.numpy()
         expected = balanced_accuracy(confusion_matrix(images.targets, labels, 3))

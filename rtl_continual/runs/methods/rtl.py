@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
-from rtl_continual.backbones import backbone_flops
+from rtl_continual.backbones import backbone_flops, statistics_flops
 from rtl_continual.errors import DataError
-from rtl_continual.routing import Router
+from rtl_continual.routing import Router, Routing
 from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
 from rtl_continual.runs.methods._growth import Growth
 from rtl_continual.runs.methods._tickets import (
@@ -129,7 +130,9 @@ class RTLMethod(Method[MethodConfig]):
 
     def inference_ratio(self) -> float:
         assert isinstance(self.bank.router, Router)
-        return 1 + self.bank.router.flops() / backbone_flops(self.bank.backbone)["total"]
+        backbone = self.bank.backbone
+        extra = self.bank.router.flops() + statistics_flops(backbone)
+        return 1 + extra / backbone_flops(backbone)["total"]
 
     def finish_evaluation(self, tests: dict[str, ImageSet]) -> None:
         """Compare the router with an oracle that knows each test image's domain.
@@ -144,9 +147,10 @@ class RTLMethod(Method[MethodConfig]):
         abstained = 0
         oracle: dict[str, float | None] = dict.fromkeys(domains)
         for j, images in enumerate(tests.values()):
-            ids = self.predict(images).ticket_ids
+            answers = self.predict(images)
+            ids = answers.ticket_ids
             assert ids is not None
-            abstained += int((ids < 0).sum())
+            abstained += self._abstained(ids, answers.confidence)
             confusion[j] = np.bincount(ids[ids >= 0], minlength=len(self.bank))
             if trained[j]:
                 labels = answer(self.bank, images, ticket_id=int(right[j])).labels
@@ -163,11 +167,21 @@ class RTLMethod(Method[MethodConfig]):
             "oracle_by_domain": oracle,
         }
 
+    def _abstained(self, ids: np.ndarray, confidence: np.ndarray | None) -> int:
+        """How often the router abstained, whether or not a fallback ticket then served."""
+        router = self.bank.router
+        assert isinstance(router, Router)
+        assert confidence is not None
+        chosen = torch.from_numpy(ids)[:, None]
+        routing = Routing(chosen, torch.ones(chosen.shape), torch.from_numpy(confidence))
+        return int(router.abstains(routing).sum())
+
     def details(self) -> dict[str, Any]:
         """Router, oracle, tickets and similarity, as ``docs/results-format.md`` defines them."""
         masks = [ticket.mask for ticket in self.bank]
         scores = similarity_scores(masks)
         flops = backbone_flops(self.bank.backbone)
+        statistics = statistics_flops(self.bank.backbone)
         router = self.bank.router
         assert isinstance(router, Router)
         oracle = self._evaluation["oracle_by_domain"]
@@ -178,8 +192,9 @@ class RTLMethod(Method[MethodConfig]):
                 "confusion": self._evaluation["router_confusion"],
                 "abstained": self._evaluation["router_abstained"],
                 "flops": router.flops(),
+                "statistics_flops": statistics,
                 "backbone_flops": flops["total"],
-                "flops_share": router.flops() / flops["total"],
+                "flops_share": (router.flops() + statistics) / flops["total"],
             },
             "oracle_router": {
                 "balanced_accuracy_by_domain": oracle,
