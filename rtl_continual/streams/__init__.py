@@ -1,5 +1,6 @@
 """Streams: plain torch data sets with a domain name on each part."""
 
+from rtl_continual.streams._ahead import read_ahead
 from rtl_continual.streams._cache import cache_folder
 from rtl_continual.streams._decode import ImageForm
 from rtl_continual.streams._domainnet_facts import PublishedResult
@@ -57,6 +58,7 @@ __all__ = [
     "contact_sheet",
     "prepare_stream",
     "published_results",
+    "read_ahead",
     "stream_config_class",
     "stream_names",
     "verify_stream",

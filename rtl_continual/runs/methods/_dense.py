@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from rtl_continual.backbones import Backbone
 from rtl_continual.errors import DataError
 from rtl_continual.runs._method import MethodConfig
-from rtl_continual.streams import ImageSet
+from rtl_continual.streams import ImageSet, read_ahead
 from rtl_continual.training import epoch_batches, random_shift, steps_per_epoch
 
 __all__ = [
@@ -112,14 +112,14 @@ def train_dense(
     model.train()
     for epoch in range(epochs):
         total = torch.zeros((), device=model.device)
-        for index in epoch_batches(len(data), batch_size, seed, epoch):
-            images, targets = data.batch(index.numpy())
+        order = epoch_batches(len(data), batch_size, seed, epoch)
+        for images, targets in read_ahead(data, (index.numpy() for index in order)):
             optimizer.zero_grad()
             loss = F.cross_entropy(model(images), targets.to(model.device))
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += loss.detach() * len(index)
+            total += loss.detach() * len(targets)
         mean = float(total) / len(data)
         if not np.isfinite(mean):
             raise DataError(
@@ -145,8 +145,11 @@ def dense_optimizer(model: DenseModel, config: DenseConfig) -> torch.optim.Optim
 def predict_labels(model: DenseModel, images: ImageSet, batch_size: int = 256) -> np.ndarray:
     """Labels ``int64 [n]`` of a whole set."""
     parts = []
-    for start in range(0, len(images), batch_size):
-        batch, _ = images.batch(np.arange(start, min(start + batch_size, len(images))))
+    rows = [
+        np.arange(start, min(start + batch_size, len(images)))
+        for start in range(0, len(images), batch_size)
+    ]
+    for batch, _ in read_ahead(images, rows):
         parts.append(model(batch).argmax(dim=1).cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rtl_continual.backbones import Backbone
-from rtl_continual.streams import ImageSet
+from rtl_continual.streams import ImageSet, read_ahead
 
 __all__ = ["FrozenFeatures", "frozen_features"]
 
@@ -51,8 +51,8 @@ def frozen_features(
         return FrozenFeatures(final.to(device), statistics.to(device), seconds)
     start = time.perf_counter()
     parts, read = [], []
-    for first in range(0, len(images), 256):
-        batch, _ = images.batch(np.arange(first, min(first + 256, len(images))))
+    rows = [np.arange(first, min(first + 256, len(images))) for first in range(0, len(images), 256)]
+    for batch, _ in read_ahead(images, rows):
         out = backbone.run_trunk(batch.to(backbone.mean.device))
         parts.append(backbone.body(out.activation))
         read.append(out.router_features)
