@@ -14,6 +14,7 @@ import torch
 from rtl_continual.backbones import Backbone
 from rtl_continual.discovery import Discovery, KnownTickets, discover
 from rtl_continual.errors import BankError, DataError
+from rtl_continual.registry import hooks
 from rtl_continual.routing import FeatureMixture
 from rtl_continual.store._add_config import AddConfig
 from rtl_continual.store._add_data import NewData, look_at, read_new_data
@@ -169,6 +170,13 @@ class _Adding:
             return
         known = KnownTickets([FeatureMixture(ticket.statistics) for ticket in self.bank])
         self.found = discover(features, known, self.config.discovery, targets=new.images.targets)
+        if self.found.new:
+            new_samples = int((self.found.ticket_ids >= len(self.bank)).sum())
+            self.tell("shift_detected", clusters=len(self.found.new), samples=new_samples)
+
+    def tell(self, hook: str, **facts: Any) -> None:
+        """Let plugins hear of it."""
+        getattr(hooks(), hook)(folder=Path(str(self.store)), unit="bank add", facts=facts)
 
     def needed(self, name: str) -> list[tuple[np.ndarray, str]]:
         """Rows and ticket name of each new cluster, the largest first."""
@@ -200,7 +208,7 @@ class _Adding:
                 f"ticket '{name}': epoch {int(e['epoch']) + 1} of {self.config.tickets.epochs}, "
                 f"loss {e['loss']:.3f}"
             ),
-            on_collapse=lambda report, done: flags.append(_flag(report, done)),
+            on_collapse=lambda report, done: self.heard(flags, report, done),
         )
         self.say(f"ticket '{name}': judging it on {len(held)} images")
         tried = TicketBank(
@@ -226,6 +234,24 @@ class _Adding:
             self.bank.append(self._with_provenance(ticket, trial))
             self.bank.router = tried.router
 
+    def heard(
+        self,
+        flags: list[dict[str, Any]],
+        report: CollapseReport,
+        done: Mapping[str, Any] | None,
+    ) -> None:
+        """Keep a report of collapse and what was done about it."""
+        flags.append(
+            {
+                "sparsity": report.sparsity,
+                "score": report.score_name,
+                "target_before": report.target if done is None else done["target_before"],
+                "target_after": report.target if done is None else done["target_after"],
+            }
+        )
+        facts = {**report.to_json(), "ticket": len(self.bank), "cluster": report.ticket}
+        self.tell("collapse_detected", **facts, relaxation=done)
+
     def _with_provenance(self, ticket: Ticket, trial: Trial) -> Ticket:
         facts = {
             **ticket.info.provenance,
@@ -241,6 +267,8 @@ class _Adding:
         accepted = [c.name for c in self.candidates if c.trial.accepted]
         rejected = [c for c in self.candidates if not c.trial.accepted]
         words = ", ".join(f"'{name}'" for name in accepted)
+        for candidate in rejected:
+            self.tell("ticket_rejected", cluster=candidate.name, reason=candidate.trial.reason)
         version, changes = None, {}
         if not self.candidates:
             outcome, reason = "nothing_new", self._why_nothing()
@@ -255,6 +283,9 @@ class _Adding:
             if tag is not None:
                 self.store.tag(tag, version)
             outcome, reason = "added", f"added {words} as version {version}"
+            for candidate in self.candidates:
+                if candidate.trial.accepted:
+                    self.tell("ticket_added", cluster=candidate.name, version=version)
         if accepted and rejected:
             reason += "; " + "; ".join(f"rejected '{c.name}': {c.trial.reason}" for c in rejected)
         ids = self.found.ticket_ids
@@ -288,15 +319,6 @@ class _Adding:
                 f"and no {least} of them form a group"
             )
         return f"no shift: all {images} images resemble the data of tickets that are there"
-
-
-def _flag(report: CollapseReport, done: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {
-        "sparsity": report.sparsity,
-        "score": report.score_name,
-        "target_before": report.target if done is None else done["target_before"],
-        "target_after": report.target if done is None else done["target_after"],
-    }
 
 
 def _numbered(name: str) -> Iterator[str]:

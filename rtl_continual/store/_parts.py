@@ -23,7 +23,8 @@ from rtl_continual.routing import (
     router_origin,
 )
 from rtl_continual.store._codec import decode_tensors, encode_tensors
-from rtl_continual.tasks import Classification
+from rtl_continual.tasks import Task, task_config_class, task_names
+from rtl_continual.tasks import build_task as make_task
 
 __all__ = [
     "backbone_config",
@@ -36,8 +37,6 @@ __all__ = [
     "is_reference",
     "task_config",
 ]
-
-_TASKS = {"classification": Classification}
 
 
 def backbone_config(backbone: Backbone) -> dict[str, Any] | None:
@@ -124,20 +123,29 @@ def task_config(task: Any) -> tuple[str, dict[str, Any]]:
     classes = getattr(task, "classes", None)
     if classes is not None:
         config["classes"] = list(classes)
+    options = getattr(task, "config", None)
+    if isinstance(options, BaseModel) and options != type(options)():
+        config["options"] = options.model_dump(mode="json", exclude={"name"})
     return str(task.name), config
 
 
-def build_task(name: str, config: Mapping[str, Any]) -> Classification:
+def build_task(name: str, config: Mapping[str, Any]) -> Task:
     """The inverse of :func:`task_config`.
 
     Raises:
         BankError: if there is no such task, or it takes other options.
     """
-    if name not in _TASKS:
-        raise BankError(unknown_name("task", name, _TASKS))
+    if name not in task_names():
+        raise BankError(
+            f"the bank's task comes from a plugin that is not here: "
+            f"{unknown_name('task', name, task_names())}; install the plugin, or load its module "
+            "or file with --plugin or load_plugins()"
+        )
+    values = {**config}
     try:
-        return _TASKS[name](**config)
-    except (DataError, TypeError) as error:
+        options = task_config_class(name).model_validate(values.pop("options", {}))
+        return make_task(options, values.pop("num_outputs"), values.pop("classes", None))
+    except (DataError, TypeError, KeyError, ValidationError) as error:
         raise BankError(f"the bank's task '{name}' has options unknown here: {error}") from error
 
 

@@ -19,6 +19,7 @@ from rtl_continual import load_bank
 from rtl_continual.backbones import Backbone, build_backbone
 from rtl_continual.discovery import DiscoveryConfig
 from rtl_continual.errors import BankError, ConfigError, DataError, RTLError
+from rtl_continual.plugins import get_manager, hookimpl
 from rtl_continual.routing import FlatRouter, FlatRouterConfig
 from rtl_continual.store import AddConfig, BankStore, bank_app, save_bank
 from rtl_continual.streams import ArraySet
@@ -165,6 +166,40 @@ def test_a_ticket_that_takes_from_others_is_rejected(folder: Path) -> None:
     trial = found.candidates[0].trial
     assert trial.taken["first"] > 0.1
     assert "of the inputs of ticket 'first', at most 10.0% are allowed" in trial.reason
+
+
+def test_plugins_hear_of_it(folder: Path) -> None:
+    heard: list[tuple[str, str, dict[str, Any]]] = []
+
+    class Listener:
+        @hookimpl
+        def shift_detected(self, folder: Path, unit: str, facts: dict[str, Any]) -> None:
+            heard.append(("shift", unit, facts))
+
+        @hookimpl
+        def ticket_added(self, folder: Path, unit: str, facts: dict[str, Any]) -> None:
+            heard.append((str(folder), unit, facts))
+
+        @hookimpl
+        def ticket_rejected(self, folder: Path, unit: str, facts: dict[str, Any]) -> None:
+            heard.append(("rejected", unit, facts))
+
+    get_manager().register(Listener(), "listener")
+    try:
+        bank = load_bank(folder)
+        bank.add(images_of(1, 90), name="rain", config=CONFIG)
+        one = CONFIG.model_copy(update={"growth": "one"})
+        bank.add(images_of(0, 60, seed=3), name="again", config=one)
+    finally:
+        get_manager().unregister("listener")
+    assert [(what, unit) for what, unit, _ in heard] == [
+        ("shift", "bank add"),
+        (str(folder), "bank add"),
+        ("rejected", "bank add"),
+    ]
+    assert heard[0][2] == {"clusters": 1, "samples": 90}
+    assert heard[1][2] == {"cluster": "rain", "version": 2}
+    assert "margin" in heard[2][2]["reason"]
 
 
 def test_collapse_is_watched_for_and_told(folder: Path, tmp_path: Path) -> None:

@@ -116,6 +116,32 @@ def test_a_store_that_fails(
         save_bank(bank, address)
 
 
+def test_fsspecs_own_local_files_keep_the_contract(bank: TicketBank, tmp_path: Path) -> None:
+    """``file://`` takes the native way; through fsspec it is an object store like others."""
+    for folder in ("blobs", "manifests", "tags", "tmp"):
+        (tmp_path / folder).mkdir()
+    storage = RemoteStorage(f"local://{tmp_path}")
+    assert storage.create("tags/a.json", b"1")
+    assert not storage.create("tags/a.json", b"2")
+    assert (storage.read("tags/a.json", 9), storage.list("tags")) == (b"1", ["a.json"])
+    storage.replace("tags/a.json", b"3")
+    storage.touch("tags/a.json")
+    assert (storage.read("tags/a.json", 9), storage.size("tags/a.json")) == (b"3", 1)
+    assert 0 <= storage.age("tags/a.json") < 600
+    storage.remove("tags/a.json")
+    assert (storage.has("tags/a.json"), storage.list("tags"), storage.list("tmp")) == (
+        False,
+        [],
+        [],
+    )
+    store = BankStore(storage)
+    save_bank(bank, tmp_path / "native")
+    for path in (tmp_path / "native").rglob("*.*"):
+        storage.replace(path.relative_to(tmp_path / "native").as_posix(), path.read_bytes())
+    assert store.verify().ok
+    assert len(store.load()) == 3
+
+
 def test_addresses(tmp_path: Path) -> None:
     assert isinstance(open_storage(tmp_path), LocalStorage)
     local = open_storage(f"file://{tmp_path}")
