@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from avalanche.core import BasePlugin, SupervisedPlugin
@@ -22,6 +23,7 @@ from rtl_continual.avalanche._batches import (
     check_sample,
     loader_options,
 )
+from rtl_continual.avalanche._growth import ExperienceGrowth
 from rtl_continual.avalanche._model import RoutedModel
 from rtl_continual.avalanche._random import same_random_state
 from rtl_continual.avalanche._setup import (
@@ -34,6 +36,8 @@ from rtl_continual.avalanche._setup import (
 )
 from rtl_continual.avalanche._unfinished import UnfinishedTicket, cluster_name
 from rtl_continual.backbones import Backbone
+from rtl_continual.discovery import DiscoveryConfig
+from rtl_continual.errors import RTLError
 from rtl_continual.routing import Router
 from rtl_continual.tickets import Prediction, TicketBank
 from rtl_continual.training import TicketConfig, TicketLearner, commit_ticket
@@ -57,6 +61,9 @@ class RoutedTickets(SupervisedTemplate):
     Each experience is taken as one cluster. Training on it creates a ticket when it starts and
     appends it to :attr:`bank` when it ends, before the plugins' ``after_training_exp`` and the
     final periodic evaluation. Training on the same experience again adds a second ticket.
+    With ``growth="discover"`` nobody has to say where a domain begins: an experience is taken
+    apart into clusters, and each one that no ticket serves yet is trained on as an experience of
+    its own; one that brings nothing new is not trained on.
     The backbone and earlier tickets never change. Evaluation reads images alone: no task label,
     no experience number, no domain name.
 
@@ -70,6 +77,8 @@ class RoutedTickets(SupervisedTemplate):
         config: how tickets are learned.
         router: chooses tickets; default: the bank's own, or a flat router.
         router_config: options of a router by name, ``FlatRouterConfig`` for instance, in its place.
+        growth: ``per_experience``, or ``discover`` to find the clusters without names.
+        discovery: options of ``growth="discover"``.
         seed: of everything random; the same seed and data give the ticket that
             ``learn_ticket`` gives.
         cache_trunk: keep each experience's trunk activations in memory while it is learned.
@@ -111,6 +120,8 @@ class RoutedTickets(SupervisedTemplate):
         config: TicketConfig | None = None,
         router: Router | None = None,
         router_config: BaseModel | None = None,
+        growth: Literal["per_experience", "discover"] = "per_experience",
+        discovery: DiscoveryConfig | None = None,
         seed: int = 0,
         cache_trunk: bool = False,
         train_mb_size: int | None = None,
@@ -127,6 +138,11 @@ class RoutedTickets(SupervisedTemplate):
         self.bank = make_bank(backbone, num_classes, bank, criterion, device)
         give_router(self.bank, router, router_config)
         self.config = make_config(config or TicketConfig(), train_mb_size, train_epochs)
+        if growth not in ("per_experience", "discover"):
+            raise RTLError(f"growth must be 'per_experience' or 'discover', got {growth!r}")
+        if growth != "discover" and discovery is not None:
+            raise RTLError("discovery's options need growth='discover'")
+        self.growth = ExperienceGrowth(self.bank, discovery) if growth == "discover" else None
         self.seed = seed
         self.cache_trunk = cache_trunk
         self.mb_prediction: Prediction | None = None
@@ -178,9 +194,26 @@ class RoutedTickets(SupervisedTemplate):
             # The template writes into it, which a tuple or a stream would not survive.
             eval_streams = list(eval_streams)
         try:
-            return super().train(experiences, eval_streams, **kwargs)
+            if self.growth is None:
+                return super().train(experiences, eval_streams, **kwargs)
+            given = experiences if isinstance(experiences, Iterable) else [experiences]
+            for experience in given:
+                parts = self.growth.split(experience, partial(self._plain_loader, kwargs))
+                seen = [experience] if eval_streams is None else eval_streams
+                for part in parts:
+                    super().train(part, list(seen), **kwargs)
+            return dict(self.evaluator.get_last_metrics())
         finally:
             self._end_ticket()
+            if self.growth is not None:
+                self.growth.forget()
+
+    def _plain_loader(self, kwargs: dict[str, Any], dataset: Any) -> DataLoader[Any]:
+        """Samples in their own order, loaded as the caller of :meth:`train` wants it."""
+        workers = int(kwargs.get("num_workers", 0))
+        others = {k: v for k, v in kwargs.items() if k in ("timeout", "prefetch_factor")}
+        options = self._loader_options(dataset, workers, kwargs.get("pin_memory"), False, others)
+        return DataLoader(dataset, batch_size=256, **options)
 
     @torch.no_grad()
     def eval(self, exp_list: Any, **kwargs: Any) -> dict[str, Any]:
@@ -311,6 +344,8 @@ class RoutedTickets(SupervisedTemplate):
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         super()._train_exp(experience, eval_streams, **kwargs)
         commit_ticket(self.bank, self._current.finish(), self.learner)
+        if self.growth is not None:
+            self.growth.commit()
         self._end_ticket()
         trigger_plugins(self, "after_ticket_added", **kwargs)
 

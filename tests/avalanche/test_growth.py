@@ -1,0 +1,72 @@
+"""The strategy grows without domain names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rtl_continual.avalanche import RoutedTickets, domain_benchmark
+from rtl_continual.discovery import DiscoveryConfig
+from rtl_continual.errors import RTLError
+from rtl_continual.streams import Experience, Stream, concatenate
+from rtl_continual.tickets import TicketBank
+
+Make = Callable[..., RoutedTickets]
+
+SMALL = DiscoveryConfig.model_validate(
+    {"min_support": 20, "clusterer": {"name": "gaussian_mixture", "max_clusters": 2}}
+)
+
+
+@pytest.fixture
+def mixed(stream: Stream) -> Any:
+    """Both domains shuffled into one experience, then each of them again."""
+    both = concatenate([e.train for e in stream.experiences])
+    order = [i // 2 + 37 * (i % 2) for i in range(74)]
+    first = Experience("both", both.subset(order), both.subset(order[:10]))
+    return domain_benchmark(
+        Stream("mixed", stream.classes, stream.domains, (first, *stream.experiences), stream.tests)
+    )
+
+
+def test_hidden_domains_get_a_ticket_each_and_none_when_they_return(make: Make, mixed: Any) -> None:
+    strategy = make(growth="discover", discovery=SMALL)
+    strategy.train(mixed.train_stream)
+    assert strategy.bank.names == ("cluster 0", "cluster 1")
+    assert [ticket.info.samples for ticket in strategy.bank] == [37, 37]
+    assert all(ticket.info.domain_counts == {} for ticket in strategy.bank)
+    assert strategy.growth is not None
+    assert strategy.growth.found is not None
+    assert strategy.growth.found.new == ()
+
+
+def test_clusters_are_learned_as_experiences_would_be(
+    make: Make, benchmark_: Any, learned_alone: TicketBank
+) -> None:
+    strategy = make(growth="discover", discovery=SMALL)
+    strategy.train(benchmark_.train_stream[0])
+    assert [t.fingerprint for t in strategy.bank] == [t.fingerprint for t in learned_alone]
+
+
+@pytest.fixture
+def learned_alone(make: Make, benchmark_: Any) -> TicketBank:
+    strategy = make()
+    strategy.train(benchmark_.train_stream[0])
+    return strategy.bank
+
+
+def test_tickets_in_the_bank_are_known(make: Make, mixed: Any, benchmark_: Any) -> None:
+    first = make()
+    first.train(benchmark_.train_stream)
+    grown = make(bank=first.bank, growth="discover", discovery=SMALL)
+    grown.train(mixed.train_stream[0])
+    assert len(grown.bank) == 2
+
+
+def test_options_that_do_not_fit_are_refused(make: Make) -> None:
+    with pytest.raises(RTLError, match="'per_experience' or 'discover', got 'auto'"):
+        make(growth="auto")
+    with pytest.raises(RTLError, match="need growth='discover'"):
+        make(discovery=SMALL)
