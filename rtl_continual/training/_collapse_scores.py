@@ -28,7 +28,8 @@ class TicketState:
             the one that keeps the backbone's largest weights at the same sparsity.
         features: the body's ``[images, features]`` for the probe images.
         outputs: ``[images, classes]`` for the probe images.
-        ahead: outputs for them if half of the kept weights went at once, the lowest-scored.
+        ahead: outputs for them if half of the kept weights went at once, the lowest-scored;
+            ``None`` where no score asks for them.
     """
 
     step: int
@@ -38,7 +39,7 @@ class TicketState:
     others: tuple[Mask, ...]
     features: torch.Tensor
     outputs: torch.Tensor
-    ahead: torch.Tensor
+    ahead: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,8 @@ class LookaheadScore(CollapseScore):
     name: ClassVar[str] = "lookahead"
 
     def measure(self, state: TicketState, before: TicketState | None) -> ScoreValue | None:
+        if state.ahead is None:
+            return None
         decided = state.outputs.argmax(dim=1, keepdim=True)
         kept = state.ahead.softmax(dim=1).gather(1, decided)
         return ScoreValue(float(kept.mean()), 1 / state.outputs.shape[1])

@@ -135,7 +135,9 @@ class CollapseWatch:
 
     def _state(self, learner: TicketLearner, sparsity: float) -> TicketState:
         features, outputs = learner.probe(self.probe)
-        _, ahead = learner.probe(self.probe, sparsity=1 - (1 - sparsity) / 2)
+        ahead = None
+        if self.config.score == "lookahead":
+            _, ahead = learner.probe(self.probe, sparsity=1 - (1 - sparsity) / 2)
         return TicketState(
             step=learner.steps_done,
             total_steps=learner.total_steps,
