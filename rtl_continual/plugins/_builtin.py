@@ -25,6 +25,7 @@ __all__ = [
     "register_shift_detectors",
     "register_sparsity_schedules",
     "register_streams",
+    "register_tasks",
 ]
 
 
@@ -108,6 +109,14 @@ def register_clusterers() -> Mapping[str, Any]:
     from rtl_continual.discovery import BUILT_IN_CLUSTERERS
 
     return BUILT_IN_CLUSTERERS
+
+
+@hookimpl
+def register_tasks() -> Mapping[str, Any]:
+    """The tasks of ``rtl_continual.tasks``."""
+    from rtl_continual.tasks import BUILT_IN_TASKS
+
+    return BUILT_IN_TASKS
 
 
 @hookimpl

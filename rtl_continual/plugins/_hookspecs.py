@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rtl_continual.export import Exporter
     from rtl_continual.routing import Router
     from rtl_continual.streams import StreamSource
+    from rtl_continual.tasks import Task
     from rtl_continual.tickets import Executor, SparsitySchedule, TicketBank
     from rtl_continual.training import CollapseReport, Relaxation, RelaxationPolicy
 
@@ -117,6 +118,16 @@ def register_clusterers() -> Mapping[str, type[Clusterer] | str]:  # type: ignor
     Returns:
         Subclasses of :class:`rtl_continual.discovery.Clusterer`; each one's ``config_class`` is
         its section, and it is built as ``ClustererClass(config)``.
+    """
+
+
+@hookspec
+def register_tasks() -> Mapping[str, type[Task] | str]:  # type: ignore[empty-body]
+    """What tickets learn, by the name that a scenario's ``task`` section gives.
+
+    Returns:
+        Subclasses of :class:`rtl_continual.tasks.Task`; each one's ``config_class`` is its
+        section, and it is built as ``TaskClass(num_outputs, classes, config)``.
     """
 
 

@@ -19,6 +19,7 @@ from rtl_continual.runs._problems import check_section, shown
 from rtl_continual.runs._yaml import Document, KeyPath, dump_yaml, read_document
 from rtl_continual.runs.methods import METHODS, method_class
 from rtl_continual.streams import stream_config_class, stream_names
+from rtl_continual.tasks import ClassificationConfig, TaskSection
 from rtl_continual.tickets import ExecutorSection, GroupedExecutorConfig
 from rtl_continual.training import TicketConfig
 
@@ -73,6 +74,9 @@ class ScenarioHead(BaseModel):
     )
     discovery: DiscoveryConfig = Field(
         default_factory=DiscoveryConfig, description="how clusters are found (growth: discover)"
+    )
+    task: TaskSection = Field(
+        ClassificationConfig(), description="head, loss and decision of tickets"
     )
     executor: ExecutorSection = Field(
         GroupedExecutorConfig(), description="how a mixed batch goes through the body"

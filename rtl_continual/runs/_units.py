@@ -138,6 +138,7 @@ class Workshop:
                 "growth": scenario.growth,
                 "discovery": scenario.discovery,
                 "executor": scenario.executor,
+                "task": scenario.task,
             },
             emit=emit,
             advance=advance,

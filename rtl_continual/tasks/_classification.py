@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional as F
 
 from rtl_continual.errors import DataError
+from rtl_continual.tasks._task import Task
 
-__all__ = ["Classification"]
+__all__ = ["Classification", "ClassificationConfig"]
 
 
-class Classification:
+class ClassificationConfig(BaseModel):
+    """Options of classification."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["classification"] = "classification"
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
+    )
+
+
+class Classification(Task):
     """One label out of ``num_outputs`` for each image.
 
     Args:
         num_outputs: number of classes.
         classes: their names in the order of the labels, where known.
+        config: options.
 
     Raises:
         DataError: if the names are not as many as the classes, or not all different.
@@ -30,19 +43,7 @@ class Classification:
     """
 
     name: ClassVar[str] = "classification"
-
-    def __init__(self, num_outputs: int, classes: Sequence[str] | None = None) -> None:
-        self.num_outputs = num_outputs
-        self.classes = None if classes is None else tuple(classes)
-        names = self.classes or ()
-        if self.classes is not None and (
-            len(names) != num_outputs
-            or len(set(names)) != num_outputs
-            or not all(isinstance(name, str) and name for name in names)
-        ):
-            raise DataError(
-                f"a task of {num_outputs} classes needs as many different names, got {list(names)}"
-            )
+    config_class: ClassVar[type[BaseModel]] = ClassificationConfig
 
     def build_head(self, feature_dim: int) -> nn.Module:
         """A fresh head over features ``[batch, feature_dim]``."""
@@ -60,7 +61,8 @@ class Classification:
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of logits ``[batch, classes]`` and labels ``[batch]``."""
-        return F.cross_entropy(outputs, targets)
+        smoothing = self.config.label_smoothing
+        return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
     def decide(self, outputs: torch.Tensor) -> torch.Tensor:
         """Predicted labels ``[batch]``."""

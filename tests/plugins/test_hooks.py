@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from rtl_continual import cli
+from rtl_continual import cli, load_bank
 from rtl_continual.backbones import Backbone, BackboneConfig, BackboneSource, InputSpec
 from rtl_continual.discovery import (
     Clusterer,
@@ -27,7 +27,7 @@ from rtl_continual.discovery import (
     clusterer_config_class,
     detector_config_class,
 )
-from rtl_continual.errors import ConfigError, PluginError
+from rtl_continual.errors import BankError, ConfigError, PluginError
 from rtl_continual.export import Exporter
 from rtl_continual.plugins import Manager, _hookspecs, _manager, hook_names, hookimpl
 from rtl_continual.routing import FlatRouter, FlatRouterConfig
@@ -42,6 +42,7 @@ from rtl_continual.runs import (
     write_report,
 )
 from rtl_continual.streams import ArraySet, Experience, Stream, StreamSource
+from rtl_continual.tasks import Classification
 from rtl_continual.tickets import GroupedExecutor, SparsitySchedule
 from rtl_continual.training import (
     CollapseReport,
@@ -130,6 +131,23 @@ class Half(RelaxationPolicy):
 
     def relax(self, report: CollapseReport) -> Relaxation:
         return Relaxation(target=report.target / 2)
+
+
+class WeightedConfig(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["weighted"] = "weighted"
+    first: float = Field(1.0, gt=0, description="weight of the first class")
+
+
+class Weighted(Classification):
+    name = "weighted"
+    config_class = WeightedConfig
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        weight = torch.ones(self.num_outputs)
+        weight[0] = self.config.first
+        return torch.nn.functional.cross_entropy(outputs, targets, weight)
 
 
 class CountedConfig(BaseModel):
@@ -272,6 +290,10 @@ class Everything:
         return {"halves": Halves}
 
     @hookimpl
+    def register_tasks(self) -> dict[str, Any]:
+        return {"weighted": Weighted}
+
+    @hookimpl
     def register_executors(self) -> dict[str, Any]:
         return {"counted": Counted}
 
@@ -325,6 +347,7 @@ stream: {name: dots, count: 8}
 backbone: {name: tiny, channels: 5}
 tickets: {epochs: 1, batch_size: 4, sparsity: 0.5, schedule: {name: step, at: 0.25}}
 router: {name: mean, sharpness: 2}
+task: {name: weighted, first: 3}
 executor: {name: counted, most: 8}
 methods:
   rtl:
@@ -442,6 +465,20 @@ def test_hook_register_clusterers(manager: Manager) -> None:
     assert clusterer_config_class("halves") is HalvesConfig
     halves = build_clusterer(HalvesConfig()).cluster(torch.arange(4.0)[:, None])
     assert sorted(halves.tolist()) == [0, 0, 1, 1]
+
+
+def test_hook_register_tasks(done: Done, manager: Manager) -> None:
+    assert done.results["config"]["task"] == {"name": "weighted", "first": 3.0}
+    names = {
+        part["properties"]["name"]["const"] for part in done.schema["properties"]["task"]["oneOf"]
+    }
+    assert names == {"classification", "weighted"}
+    with pytest.raises(BankError, match="task comes from a plugin that is not here: unknown task"):
+        load_bank(done.folder / "bank", backbone=build_tiny(TinyConfig(channels=5)))
+    manager.register(Everything(), "everything")
+    task = load_bank(done.folder / "bank").task
+    assert isinstance(task, Weighted)
+    assert (task.config.first, task.classes) == (3.0, ("a", "b"))
 
 
 def test_hook_register_executors(done: Done) -> None:
@@ -644,7 +681,7 @@ def register_sparsity_schedules():
     assert scenario.resolved()["plugins"] == [str(tmp_path / "bending.py")]
     assert scenario.resolved()["tickets"]["schedule"] == {"name": "bent"}
     (tmp_path / "s.yaml").write_text(text.replace("bending", "bendign"), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"s.yaml:10:11: plugins\[0\]: .*bendign.py: no such pl"):
+    with pytest.raises(ConfigError, match=r"s.yaml:11:11: plugins\[0\]: .*bendign.py: no such pl"):
         load_scenario(tmp_path / "s.yaml")
 
 

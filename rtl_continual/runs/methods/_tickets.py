@@ -12,7 +12,7 @@ from rtl_continual.plugins import get_manager
 from rtl_continual.routing import Router
 from rtl_continual.runs._method import Answers, RunContext
 from rtl_continual.streams import ImageSet
-from rtl_continual.tasks import Classification
+from rtl_continual.tasks import ClassificationConfig, build_task
 from rtl_continual.tickets import TicketBank, build_executor
 from rtl_continual.training import CollapseReport, OnCollapse, TicketConfig
 
@@ -32,7 +32,8 @@ def empty_bank(context: RunContext) -> TicketBank:
     Plugins may choose another router.
     """
     classes = context.stream.classes
-    bank = TicketBank(context.make_backbone(), Classification(len(classes), classes))
+    options = context.sections.get("task") or ClassificationConfig()
+    bank = TicketBank(context.make_backbone(), build_task(options, len(classes), classes))
     config = context.sections["router"]
     bank.router = get_manager().hook.choose_router(bank=bank, config=config)
     if "executor" in context.sections:
