@@ -128,7 +128,11 @@ class _DenseMethod(_AvalancheMethod[DenseT]):
 
     def _strategy(self) -> SupervisedTemplate:
         model = DenseModel(
-            self.backbone, self.num_classes, self.context.seed, shift=self.config.shift
+            self.backbone,
+            self.num_classes,
+            self.context.seed,
+            shift=self.config.shift,
+            flip=self.config.flip,
         )
         return Naive(
             model=model,

@@ -50,7 +50,11 @@ class DERMethod(_DenseMethod[DERConfig]):
 
     def _strategy(self) -> SupervisedTemplate:
         model = DenseModel(
-            self.backbone, self.num_classes, self.context.seed, shift=self.config.shift
+            self.backbone,
+            self.num_classes,
+            self.context.seed,
+            shift=self.config.shift,
+            flip=self.config.flip,
         )
         # DER's memory unpacks a task label with every image.
         self._experiences = [_with_task_label(e.train) for e in self.context.stream.experiences]

@@ -1,6 +1,6 @@
 """Training: learns a ticket's mask, norm and head, and the router with it."""
 
-from rtl_continual.training._augment import random_shift
+from rtl_continual.training._augment import random_flip, random_shift
 from rtl_continual.training._balance import balance_classes
 from rtl_continual.training._collapse import CollapseMonitor, CollapseReport
 from rtl_continual.training._collapse_config import CollapseConfig
@@ -70,6 +70,7 @@ __all__ = [
     "epoch_batches",
     "learn_joint",
     "learn_ticket",
+    "random_flip",
     "random_shift",
     "start_head",
     "steps_per_epoch",

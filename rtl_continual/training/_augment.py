@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["random_shift"]
+__all__ = ["random_flip", "random_shift"]
 
 
 def random_shift(x: torch.Tensor, limit: int, generator: torch.Generator) -> torch.Tensor:
@@ -34,3 +34,22 @@ def random_shift(x: torch.Tensor, limit: int, generator: torch.Generator) -> tor
     sample = torch.arange(batch, device=x.device)[:, None, None]
     moved = x.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]]
     return moved.permute(0, 3, 1, 2)
+
+
+def random_flip(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Mirror about half of the samples, left to right.
+
+    On trunk activations it stands in for mirrored images; for a convolution network it is nearly
+    that, but for the parity of strides.
+
+    Args:
+        x: ``[batch, channels, height, width]``.
+        generator: on the processor; one draw per sample.
+
+    Example:
+        >>> x = torch.arange(4.0).view(2, 1, 1, 2)
+        >>> random_flip(x, torch.Generator().manual_seed(0)).flatten().tolist()
+        [1.0, 0.0, 2.0, 3.0]
+    """
+    chosen = torch.rand(len(x), generator=generator).to(x.device) < 0.5
+    return torch.where(chosen[:, None, None, None], x.flip(3), x)

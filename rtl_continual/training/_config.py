@@ -74,6 +74,9 @@ class TicketConfig(BaseModel):
         description="training moves each trunk activation map by up to so many of its pixels; "
         "0 is off, and token sequences are never moved",
     )
+    flip: bool = Field(
+        False, description="training mirrors half of the trunk activation maps, left to right"
+    )
     cache_bytes: int = Field(
         2 * 2**30, ge=0, description="keep the data's trunk activations in memory up to this size"
     )

@@ -23,7 +23,7 @@ from rtl_continual.tickets import (
     build_schedule,
     magnitude_scores,
 )
-from rtl_continual.training._augment import random_shift
+from rtl_continual.training._augment import random_flip, random_shift
 from rtl_continual.training._config import TicketConfig
 from rtl_continual.training._relaxation import Relaxation
 from rtl_continual.training._watch import CollapseWatch
@@ -132,6 +132,8 @@ class TicketLearner:
 
     def forward(self, activation: torch.Tensor, *, training: bool = True) -> torch.Tensor:
         """Outputs ``[batch, classes]`` of the ticket as it stands, on trunk activations."""
+        if training and self.config.flip and activation.ndim == 4:
+            activation = random_flip(activation, self._generator)
         if training and self.config.shift and activation.ndim == 4:
             activation = random_shift(activation, self.config.shift, self._generator)
         return self.head(self._run(activation, self.norm, training))

@@ -164,3 +164,14 @@ def test_joint_learns_from_every_experience(make_context: MakeContext, stream: S
     method.model.register_forward_hook(lambda _, __, out: seen.append(len(out)))
     method.learn_all()
     assert sum(seen) == 2 * 3 * 49
+
+
+def test_flip_is_drawn_anew_for_each_training_pass_and_never_when_serving(
+    make_context: MakeContext,
+) -> None:
+    backbone = make_context().make_backbone()
+    model = DenseModel(backbone, 3, 0, flip=True)
+    images = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8)
+    assert torch.equal(model.eval()(images), DenseModel(backbone, 3, 0).eval()(images))
+    model.train()
+    assert not torch.equal(model(images), model(images))

@@ -14,7 +14,13 @@ from rtl_continual.errors import DataError
 from rtl_continual.routing import FeatureMixture
 from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import Mask, Ticket, TicketBank, TicketInfo
-from rtl_continual.training import TrunkCache, epoch_batches, random_shift, steps_per_epoch
+from rtl_continual.training import (
+    TrunkCache,
+    epoch_batches,
+    random_flip,
+    random_shift,
+    steps_per_epoch,
+)
 from rtl_continual.training._learner import batch_norm_mode
 
 __all__ = ["Recipe", "learn_adapted"]
@@ -33,6 +39,7 @@ class Recipe:
         mask_start: the real-valued mask's first value, everywhere.
         threshold: a weight stays where its mask's value is larger.
         shift: trunk activations move by up to so many of their pixels.
+        flip: half of the trunk activations are mirrored.
         cache_bytes: trunk activations kept in memory.
     """
 
@@ -44,6 +51,7 @@ class Recipe:
     mask_start: float = 0.01
     threshold: float = 0.005
     shift: int = 1
+    flip: bool = False
     cache_bytes: int = 2 * 2**30
 
 
@@ -80,6 +88,8 @@ class _Adapted:
         return self.scores.detach() > self.recipe.threshold
 
     def forward(self, activation: torch.Tensor) -> torch.Tensor:
+        if self.recipe.flip and activation.ndim == 4:
+            activation = random_flip(activation, self.generator)
         if self.recipe.shift and activation.ndim == 4:
             activation = random_shift(activation, self.recipe.shift, self.generator)
         weights = self.weights

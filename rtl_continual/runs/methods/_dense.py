@@ -16,7 +16,7 @@ from rtl_continual.backbones import Backbone
 from rtl_continual.errors import DataError
 from rtl_continual.runs._method import MethodConfig
 from rtl_continual.streams import ImageSet, read_ahead
-from rtl_continual.training import epoch_batches, random_shift, steps_per_epoch
+from rtl_continual.training import epoch_batches, random_flip, random_shift, steps_per_epoch
 
 __all__ = [
     "DenseConfig",
@@ -41,6 +41,7 @@ class DenseConfig(MethodConfig):
     shift: int = Field(
         2, ge=0, description="training moves each image by up to so many pixels; 0 is off"
     )
+    flip: bool = Field(False, description="training mirrors half of the images, left to right")
 
 
 class DenseModel(nn.Module):
@@ -51,10 +52,14 @@ class DenseModel(nn.Module):
         classes: outputs of the head.
         seed: of the head's first weights and of augmentation.
         shift: in training, images move by up to so many pixels.
+        flip: in training, half of the images are mirrored.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, seed: int, *, shift: int = 0) -> None:
+    def __init__(
+        self, backbone: Backbone, classes: int, seed: int, *, shift: int = 0, flip: bool = False
+    ) -> None:
         super().__init__()
+        self.flip = flip
         self.shift, self._seed, self._calls = shift, seed, 0
         self.network = nn.Sequential(copy.deepcopy(backbone.trunk), copy.deepcopy(backbone.body))
         self.network.requires_grad_(True)
@@ -70,11 +75,14 @@ class DenseModel(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, channels, height, width]``."""
         self._check(images)
-        if self.training and self.shift:
+        if self.training and (self.shift or self.flip):
             # A generator of its own per call: a module that holds one cannot be copied.
             self._calls += 1
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._calls)
-            images = random_shift(images, self.shift, generator)
+            if self.flip:
+                images = random_flip(images, generator)
+            if self.shift:
+                images = random_shift(images, self.shift, generator)
         x = self._normalise(images.to(self.device))
         out: torch.Tensor = self.head(self.network(x.contiguous(memory_format=torch.channels_last)))
         return out

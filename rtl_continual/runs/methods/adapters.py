@@ -60,6 +60,7 @@ class AdaptersMethod(Method[AdaptersConfig]):
             head_lr=self.config.head_lr,
             norm_lr=self.config.norm_lr,
             shift=tickets.shift,
+            flip=tickets.flip,
             cache_bytes=tickets.cache_bytes,
         )
         counts = domain_counts(experience.train, self.context.stream.domains)

@@ -45,7 +45,11 @@ class IndependentMethod(Method[DenseConfig]):
         stream = self.context.stream
         data = stream.experiences[index].train
         model = DenseModel(
-            self.backbone, len(stream.classes), self.context.seed, shift=self.config.shift
+            self.backbone,
+            len(stream.classes),
+            self.context.seed,
+            shift=self.config.shift,
+            flip=self.config.flip,
         )
         train_dense(
             model,

@@ -29,7 +29,11 @@ class JointMethod(Method[DenseConfig]):
         super().__init__(context, config)
         self.backbone = context.make_backbone()
         self.model = DenseModel(
-            self.backbone, len(context.stream.classes), context.seed, shift=config.shift
+            self.backbone,
+            len(context.stream.classes),
+            context.seed,
+            shift=config.shift,
+            flip=config.flip,
         ).eval()
 
     def learn_all(self) -> None:

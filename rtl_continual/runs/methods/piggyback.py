@@ -59,6 +59,7 @@ class PiggybackMethod(Method[PiggybackConfig]):
             mask_start=self.config.mask_start,
             threshold=self.config.threshold,
             shift=tickets.shift,
+            flip=tickets.flip,
             cache_bytes=tickets.cache_bytes,
         )
         counts = domain_counts(experience.train, self.context.stream.domains)
