@@ -72,23 +72,20 @@ class RegrowPolicyConfig(BaseModel):
 
     name: Literal["regrow"] = "regrow"
     margin: float = Field(
-        2.0,
+        1.0,
         ge=1,
         le=16,
-        description="the new target keeps so many times the weights of the last healthy mask, "
-        "because a flag comes a little late",
+        description="the new target keeps so many times the weights of the last healthy mask",
     )
 
 
 class RegrowPolicy(RelaxationPolicy):
-    """The target goes back behind the last healthy sparsity, and pruned weights grow back at once.
-
-    Those with the highest scores do.
+    """The target goes back to the last healthy sparsity; the highest-scored weights grow back.
 
     Example:
         >>> report = CollapseReport.example(sparsity=0.99, healthy_sparsity=0.97)
-        >>> round(RegrowPolicy().relax(report).target, 4)
-        0.94
+        >>> RegrowPolicy().relax(report).target
+        0.97
     """
 
     name: ClassVar[str] = "regrow"
