@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from rtl_continual.discovery import DiscoveryConfig
 from rtl_continual.errors import RTLError
 from rtl_continual.runs._method import Method, MethodConfig, RunContext
 from rtl_continual.runs.methods._frozen import frozen_features
@@ -255,3 +256,22 @@ def test_domains_without_training_do_not_count_for_the_router(make_context: Make
     assert by_domain["blue"] is None
     mean = (by_domain["red"] + by_domain["green"]) / 2
     assert oracle["balanced_accuracy_domain_mean"] == pytest.approx(mean)
+
+
+def test_class_groups_are_compared_with_a_model_for_each(make_context: MakeContext) -> None:
+    context = make_context()
+    options = {"clusterer": {"name": "classes", "groups": 3}, "min_support": 5}
+    context.sections.update(growth="discover", discovery=DiscoveryConfig.model_validate(options))
+    stream = context.stream
+    one = dataclasses.replace(
+        stream,
+        domains=("red",),
+        experiences=stream.experiences[:1],
+        tests={"red": stream.tests["red"]},
+    )
+    method = RTLMethod(make_context(stream=one, sections=context.sections), MethodConfig())
+    method.learn(0)
+    assert len(method.bank) == 3
+    parameters = method.parameters()
+    head = 64 * 3 + 3
+    assert parameters["separate_models"] == 3 * (parameters["backbone"] + head)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rtl_continual.backbones import backbone_flops, statistics_flops
+from rtl_continual.discovery import build_clusterer
 from rtl_continual.errors import DataError
 from rtl_continual.routing import Router, Routing
 from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
@@ -126,7 +127,12 @@ class RTLMethod(Method[MethodConfig]):
         return answer(self.bank, images)
 
     def parameters(self) -> dict[str, float]:
-        return serving_parameters(self.bank, len(self.context.stream.domains))
+        parts = len(self.context.stream.domains)
+        if self._growth is not None:
+            # With groups of classes, tickets stand in for a model of each group.
+            by_features = build_clusterer(self._growth.config.clusterer).by_features
+            parts = parts if by_features else max(parts, len(self.bank))
+        return serving_parameters(self.bank, parts)
 
     def inference_ratio(self) -> float:
         assert isinstance(self.bank.router, Router)
