@@ -11,14 +11,15 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(not sys.version_info >= (3, 11
 # More arguments for pytest, for example ARGS="-m 'not slow' -x".
 ARGS ?=
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench bench-check clean
 
 help:
 	@echo "make setup   create $(VENV) and install the pinned packages (once)"
 	@echo "make demo    run scenarios/digits.yaml and write a report"
 	@echo "make test    run the tests            (ARGS=... goes to pytest)"
 	@echo "make lint    ruff, ruff format, mypy"
-	@echo "make bench   run scenarios/digits_full.yaml: every method, three seeds"
+	@echo "make bench   run the speed benchmarks into docs/results.md (QUICK=--quick: small)"
+	@echo "make bench-check   compare the speed ratios with benchmarks/baseline.json"
 	@echo "make clean   remove caches and build products; $(VENV) and runs/ stay"
 
 setup: $(STAMP)
@@ -65,8 +66,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# QUICK=--quick: smaller sizes, some minutes.
 bench: setup
-	$(BIN)/rtl run scenarios/digits_full.yaml
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run_all.py --write $(QUICK)
+
+bench-check: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run_all.py --check $(QUICK)
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

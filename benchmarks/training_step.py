@@ -2,9 +2,9 @@
 
 Baseline ``dense``: forward, backward and Adam over all weights and a head of the same network on
 the same images. ``ticket``: the trunk, then ``TicketLearner.step`` (scores, mask, norm, head, a
-new mask every fifth step). ``cached``: the same on kept trunk activations. ``binarise`` compares one new
-mask with one ticket step. ``strategy`` compares the Avalanche strategy without metrics with a bare
-loop over the same learner.
+new mask every fifth step). ``cached``: the same on kept trunk activations. ``binarise`` compares
+one new mask with one ticket step. ``strategy`` compares the Avalanche strategy without metrics
+with a bare loop over the same learner.
 
 Usage: python benchmarks/training_step.py [--quick] [--threads N] [--device cuda] [--models A,B]
 """

@@ -1,0 +1,119 @@
+"""Reading images from files, and a list of 600,000 of them.
+
+Baseline ``torchvision``: an ``ImageFolder`` with Resize, CenterCrop and PILToTensor behind a
+``DataLoader`` with the same number of workers. ``ours``: batches of a stream of folders, which
+decode to the same pixels. ``open`` reads a list file of many lines in a fresh process and builds
+the stream; its images are not looked at.
+
+Usage: python benchmarks/data_loading.py [--quick] [--workers N] [--lines N]
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from _timing import Report, parser
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from rtl_continual.streams import FoldersConfig, build_stream
+
+SIDE = 224
+
+OPEN = """
+import json, resource, sys, time
+from rtl_continual.streams import FoldersConfig, build_stream
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.process_time()
+stream = build_stream(FoldersConfig(
+    root=sys.argv[1], size=32, lists={"photo": {"train": ["train.txt"], "test": ["test.txt"]}}))
+used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps([time.process_time() - start, used / 1024]))
+"""
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Photographs of the usual size, as far as a decoder can tell."""
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        part = "train" if index % 8 else "test"
+        place = folder / "photo" / part / f"class{index % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        small.resize((640, 480)).save(place / f"{index}.jpg", quality=90)
+
+
+def measure_decoding(report: Report, workers: int) -> None:
+    """Images per second, ours over torchvision's."""
+    count = 64 if report.options.quick else 256
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_images(folder, count)
+        steps = [transforms.Resize(256), transforms.CenterCrop(SIDE), transforms.PILToTensor()]
+        theirs = ImageFolder(str(folder / "photo" / "train"), transforms.Compose(steps))
+        config = FoldersConfig(
+            root=str(folder),
+            layout="{domain}/{part}/{class}",
+            size=SIDE,
+            resize=256,
+            workers=workers,
+        )
+        ours = build_stream(config).experiences[0].train
+
+        def torchvision() -> int:
+            loader = DataLoader(theirs, batch_size=32, num_workers=workers - 1)
+            return sum(len(images) for images, _ in loader)
+
+        def stream() -> int:
+            rows = np.arange(len(ours))
+            return sum(len(ours.batch(rows[i : i + 32])[0]) for i in range(0, len(ours), 32))
+
+        assert torchvision() == stream() == len(ours)
+        report.compare(
+            f"decode/workers{workers}",
+            {"torchvision": torchvision, "ours": stream},
+            "torchvision",
+            at_most={"ours": 1.0},
+        )
+
+
+def measure_opening(report: Report, lines: int) -> None:
+    """A long list file."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "photo").mkdir()
+        Image.new("RGB", (32, 32)).save(folder / "photo" / "0.jpg")
+        rows = [f"photo/{i}.jpg {i % 345}" for i in range(lines)]
+        (folder / "train.txt").write_text("\n".join(rows))
+        (folder / "test.txt").write_text("\n".join(rows[:345]))
+        out = subprocess.run(
+            [sys.executable, "-c", OPEN, name], capture_output=True, text=True, check=False
+        )
+        if out.returncode:
+            raise SystemExit(out.stderr)
+        seconds, used = json.loads(out.stdout)
+        report.add_value(f"open/{lines}_lines/seconds", seconds, "s CPU", at_most=3)
+        report.add_value(f"open/{lines}_lines/memory", used, "MiB", at_most=300)
+
+
+def main() -> None:
+    """Run it."""
+    line = parser(__doc__)
+    line.add_argument("--workers", type=int, default=1, help="that decode; default 1")
+    line.add_argument("--lines", type=int, help="default 600,000; quick 60,000")
+    options = line.parse_args()
+    report = Report("data_loading", options)
+    measure_opening(report, options.lines or (60_000 if options.quick else 600_000))
+    measure_decoding(report, options.workers)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
