@@ -263,7 +263,12 @@ def plot(curves: Sequence[dict[str, Any]], path: Path) -> None:
                 panel.set_title(f"{name}, {kind}", loc="left")
         for panel in panels[-1]:
             panel.set_xlabel("sparsity, %")
-        figure.savefig(path, dpi=110)
+        figure.suptitle(
+            "solid: score; dotted: chance; dashed: balanced accuracy; triangle: first flag; "
+            "cross: two points below the best for good",
+            fontsize=8,
+        )
+        figure.savefig(path, dpi=90)
 
 
 def _panel(panel: Axes, curves: Sequence[dict[str, Any]], name: str) -> None:
