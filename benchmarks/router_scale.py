@@ -8,8 +8,8 @@ ticket have eigenvalues that fall about like 0.4 times the width / rank^1.5. So 
 root of the number of tickets is the number of families (variance 80), as many branches divide each
 (variance 33), and a ticket lies around its branch (variance 33); sizes of families and branches
 fall like 1 / rank. ``--spread 11`` brings the tickets of a branch closer together, so that many
-overlap. Features are 512, as with a ResNet-50's first stage; ``--width 96`` is the digits' backbone.
-Inputs are drawn from the tickets' own Gaussians, all tickets equally often.
+overlap. Features are 512, as with a ResNet-50's first stage; ``--width 96`` is as with the digits'
+backbone. Inputs are drawn from the tickets' own Gaussians, all tickets equally often.
 
 ``flat`` is the router of that name: above 64 tickets a linear discriminant, one matrix product.
 Both routers measure distances the same way, so their answers differ where the tree misses the
