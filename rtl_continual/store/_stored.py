@@ -114,9 +114,13 @@ class StoredBank(TicketBank):
         with self.opened.lock:
             opened = self.opened
             before, target = opened.store.read(self.version), opened.store.read(opened.number())
-            if len(self) > len(before.tickets):
+            # A commit that went behind others' leaves this bank at its old version.
+            stored = {entry.fingerprint for entry in target.tickets}
+            own = (self[index] for index in range(len(before.tickets), len(self)))
+            lost = [ticket.name for ticket in own if ticket.fingerprint not in stored]
+            if lost:
                 raise BankError(
-                    f"{len(self) - len(before.tickets)} tickets of this bank are not committed: "
+                    f"tickets of this bank are not in the version to go to: {', '.join(lost)}; "
                     "commit them, or load the bank again"
                 )
             if (target.version, target.sha256) == (self.version, self.manifest):
