@@ -138,3 +138,27 @@ def test_leak_counts_the_second_groups_share_on_the_first_ones_side() -> None:
     whole = np.concatenate([rest, draw.normal(size=(100, 4))])
     draw.shuffle(whole)
     assert find_gap(part, whole).leak == pytest.approx(0.25, abs=0.06)
+
+
+def test_a_rare_look_joins_the_domain_that_it_touches_and_no_other() -> None:
+    draw = np.random.default_rng(0)
+    targets = np.arange(900) % 3
+    x = draw.normal(0, 1, (900, 6)) + 4 * np.eye(6)[targets]
+    # A quarter of the first domain looks different, with a few samples on the way there.
+    x[:400, 5] += np.where(np.arange(400) < 90, 9.0, 0.0)
+    x[90:110, 5] += np.linspace(1, 8, 20)
+    x[400:, 4] += 30.0
+    features = torch.from_numpy(x)
+    groups = make("gaussian_mixture").cluster(features, targets)
+    assert np.bincount(groups).tolist() == [500, 400]
+    assert set(groups[:400].tolist()) == {1}
+    alone = make("gaussian_mixture", min_share=0.0).cluster(features, targets)
+    assert alone.max() == 2
+
+
+def test_groups_without_a_common_class_are_not_told_apart() -> None:
+    x = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    targets = (np.arange(200) >= 100).astype(np.int64)
+    x[100:] += 20
+    assert make("gaussian_mixture").cluster(x, targets).max() == 0
+    assert make("gaussian_mixture").cluster(x).max() == 1
