@@ -15,6 +15,7 @@ from rtl_continual.training import (
     TicketLearner,
     balance_classes,
     choose_parent,
+    finish_head,
     start_head,
     watch_collapse,
 )
@@ -101,6 +102,7 @@ class UnfinishedTicket:
         Raises:
             DataError: if training diverged.
         """
+        finish_head(self.learner, self.cache)
         return self.learner.finish(self.cache.features, self.info, seed=self.seed)
 
 

@@ -11,7 +11,7 @@ from rtl_continual.training._collapse_scores import (
     TicketState,
 )
 from rtl_continual.training._config import TicketConfig
-from rtl_continual.training._head_start import start_head
+from rtl_continual.training._head_start import finish_head, solve_linear, start_head
 from rtl_continual.training._joint import JointConfig, learn_joint
 from rtl_continual.training._learn import (
     TrunkCache,
@@ -22,6 +22,7 @@ from rtl_continual.training._learn import (
     steps_per_epoch,
 )
 from rtl_continual.training._learner import TicketLearner
+from rtl_continual.training._mapped import MappedTrunkCache
 from rtl_continual.training._relaxation import (
     BUILT_IN_RELAXATION_POLICIES,
     RELAXATION_POLICIES,
@@ -50,6 +51,7 @@ __all__ = [
     "JointConfig",
     "LayersPolicy",
     "LayersPolicyConfig",
+    "MappedTrunkCache",
     "OnCollapse",
     "RegrowPolicy",
     "RegrowPolicyConfig",
@@ -68,10 +70,12 @@ __all__ = [
     "choose_parent",
     "commit_ticket",
     "epoch_batches",
+    "finish_head",
     "learn_joint",
     "learn_ticket",
     "random_flip",
     "random_shift",
+    "solve_linear",
     "start_head",
     "steps_per_epoch",
     "watch_collapse",

@@ -50,8 +50,16 @@ class TicketConfig(BaseModel):
         description="given: a fresh head, or with a warm start the known ticket's; probe: solved "
         "on the new data's features before the mask moves",
     )
+    head_finish: Literal["trained", "probe"] = Field(
+        "trained",
+        description="trained: the head as the steps left it; probe: solved on the features of the "
+        "final mask",
+    )
     head_decay: float = Field(
-        0.01, ge=0, description="penalty on the squared weights of a head that is solved"
+        0.01,
+        ge=0,
+        description="half of it times the squared (standardised) weights of a solved head is "
+        "penalised",
     )
     class_balance: float = Field(
         0.0,

@@ -1,18 +1,24 @@
-"""A ticket's first head, solved on the features that its body gives before the mask moves."""
+"""A ticket's head, solved instead of stepped: before the mask moves, or once it has settled."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch import nn
+
+from rtl_continual.errors import DataError
 
 if TYPE_CHECKING:
     from rtl_continual.training._learner import TicketLearner
 
-__all__ = ["start_head"]
+__all__ = ["finish_head", "solve_linear", "start_head"]
 
 _ITERATIONS = 60
 _BATCH = 256
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class HasActivations(Protocol):
@@ -24,7 +30,7 @@ class HasActivations(Protocol):
 
 
 def start_head(learner: TicketLearner, cache: HasActivations) -> None:
-    """Solve the head for the body as it starts, if the learner's options ask for it.
+    """Solve the head for the body as it starts, if ``head_start`` asks for it.
 
     Fine-tuning from a fresh head distorts good features before the head has learned to use them; a
     head that fits from the start leaves them in place (Kumar et al., 2022, "Fine-Tuning can Distort
@@ -33,29 +39,97 @@ def start_head(learner: TicketLearner, cache: HasActivations) -> None:
     Args:
         learner: not yet trained; its head is changed in place.
         cache: its training data.
+
+    Raises:
+        DataError: if the task's head is not linear.
     """
-    if learner.config.head_start != "probe":
-        return
+    if learner.config.head_start == "probe":
+        _solve_head(learner, cache, training=True)
+
+
+def finish_head(learner: TicketLearner, cache: HasActivations) -> None:
+    """Solve the head for the body as it will be served, if ``head_finish`` asks for it.
+
+    Args:
+        learner: trained; a mask that has not reached its target is brought there first.
+        cache: its training data.
+
+    Raises:
+        DataError: if the task's head is not linear.
+    """
+    if learner.config.head_finish == "probe":
+        learner.complete()
+        _solve_head(learner, cache, training=False)
+
+
+def _solve_head(learner: TicketLearner, cache: HasActivations, *, training: bool) -> None:
+    head = learner.head
+    if not isinstance(head, nn.Linear):
+        raise DataError(
+            f"head_start and head_finish: probe solve linear heads alone, the task's is a "
+            f"{type(head).__name__}; leave them at their defaults"
+        )
     count = len(cache.targets)
     features, targets = [], []
+    # Spread out, so that each chunk's batch statistics stand for the whole.
+    chunks = -(-count // _BATCH)
+    for first in range(chunks):
+        activation, _, labels = cache.batch(torch.arange(first, count, chunks))
+        features.append(learner.represent(activation, training=training))
+        targets.append(labels)
+    weight, bias = solve_linear(
+        torch.cat(features),
+        torch.cat(targets),
+        head.out_features,
+        loss=learner.bank.task.loss,
+        weight_decay=learner.config.head_decay,
+        iterations=_ITERATIONS,
+    )
     with torch.no_grad():
-        # Spread out, so that each chunk's batch statistics stand for the whole.
-        chunks = -(-count // _BATCH)
-        for first in range(chunks):
-            activation, _, labels = cache.batch(torch.arange(first, count, chunks))
-            features.append(learner.represent(activation))
-            targets.append(labels)
-    x, y = torch.cat(features), torch.cat(targets)
-    parameters = list(learner.head.parameters())
-    solver = torch.optim.LBFGS(parameters, max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+
+
+@torch.enable_grad()
+def solve_linear(
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    outputs: int,
+    *,
+    loss: Loss,
+    weight_decay: float,
+    iterations: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The linear head with the least loss, for raw features.
+
+    With a convex loss the answer depends on neither a seed nor a rate. It is solved in float64 on
+    standardised features.
+
+    Args:
+        features: ``[n, features]``.
+        targets: of the loss.
+        outputs: rows of the weight.
+        loss: of outputs and targets, a mean over samples.
+        weight_decay: half of it times the squared (standardised) weights is penalised.
+        iterations: at most so many of L-BFGS.
+
+    Returns:
+        Weight ``[outputs, features]`` and bias ``[outputs]``.
+    """
+    x = features.double()
+    mean, scale = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-6)
+    x = (x - mean) / scale
+    weight = torch.zeros(outputs, x.shape[1], dtype=x.dtype, device=x.device, requires_grad=True)
+    bias = torch.zeros(outputs, dtype=x.dtype, device=x.device, requires_grad=True)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         solver.zero_grad()
-        loss = learner.bank.task.loss(learner.head(x), y)
-        penalty = sum(p.pow(2).sum() for p in parameters if p.ndim >= 2)
-        total: torch.Tensor = loss + 0.5 * learner.config.head_decay * penalty
+        total = loss(x @ weight.T + bias, targets)
+        total = total + 0.5 * weight_decay * weight.pow(2).sum()
         total.backward()
         return total
 
-    with torch.enable_grad():
-        solver.step(closure)
+    solver.step(closure)
+    folded = weight.detach() / scale
+    return folded.float(), (bias.detach() - folded @ mean).float()

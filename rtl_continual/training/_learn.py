@@ -14,7 +14,7 @@ from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import Ticket, TicketBank, TicketInfo
 from rtl_continual.training._balance import balance_classes
 from rtl_continual.training._config import TicketConfig
-from rtl_continual.training._head_start import start_head
+from rtl_continual.training._head_start import finish_head, start_head
 from rtl_continual.training._learner import TicketLearner
 from rtl_continual.training._watch import OnCollapse, watch_collapse
 
@@ -157,6 +157,7 @@ def learn_ticket(
             on_epoch(
                 {"epoch": epoch, "loss": float(total) / len(data), "sparsity": learner.sparsity}
             )
+    finish_head(learner, cache)
     info = replace(
         info,
         parent=None if parent is None else parent.id,

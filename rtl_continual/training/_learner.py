@@ -139,13 +139,18 @@ class TicketLearner:
         return self.head(self._run(activation, self.norm, training))
 
     @torch.no_grad()
-    def represent(self, activation: torch.Tensor) -> torch.Tensor:
-        """The body's features as a training step sees them, batch statistics and all.
+    def represent(self, activation: torch.Tensor, *, training: bool) -> torch.Tensor:
+        """The body's features, as a training step (batch statistics) or a served ticket has them.
 
         Nothing changes: running statistics stay as they are.
         """
         norm = {name: value.detach().clone() for name, value in self.norm.items()}
-        return self._run(activation, norm, training=True)
+        return self._run(activation, norm, training)
+
+    def complete(self) -> None:
+        """Bring the mask to its target, if training was stopped before it got there."""
+        if self.steps_done < self.total_steps:
+            self._binarise(self.target)
 
     def _run(
         self, activation: torch.Tensor, norm: Mapping[str, torch.Tensor], training: bool
@@ -272,8 +277,7 @@ class TicketLearner:
         Raises:
             DataError: if training has made a value that is not finite.
         """
-        if self.steps_done < self.total_steps:
-            self._binarise(self.target)
+        self.complete()
         tensors = {"scores": self.scores.scores, **self.norm, **self.head.state_dict()}
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():

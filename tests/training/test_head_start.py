@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
+from torch import nn
 
+from rtl_continual.errors import DataError
 from rtl_continual.streams import ArraySet
 from rtl_continual.tickets import TicketBank, TicketInfo
 from rtl_continual.training import TicketConfig, TicketLearner, TrunkCache, learn_ticket, start_head
@@ -20,7 +23,7 @@ def started(bank: TicketBank, data: ArraySet, **options: object) -> tuple[Ticket
     learner = TicketLearner(bank, config, total_steps=10, seed=0)
     start_head(learner, cache)
     activation, _, targets = cache.batch(torch.arange(len(data)))
-    loss = bank.task.loss(learner.head(learner.represent(activation)), targets)
+    loss = bank.task.loss(learner.head(learner.represent(activation, training=True)), targets)
     return learner, float(loss.detach())
 
 
@@ -46,16 +49,23 @@ def test_nothing_but_the_head_changes(bank: TicketBank, make_data: MakeData) -> 
         assert torch.equal(value, probe.norm[name])
 
 
-def test_learning_goes_on_from_it(bank: TicketBank, make_data: MakeData) -> None:
-    losses: dict[str, list[float]] = {}
-    for start in ("given", "probe"):
-        said = losses.setdefault(start, [])
-        learn_ticket(
-            bank,
-            make_data(0),
-            TicketConfig(sparsity=0.5, epochs=1, head_start=start),  # type: ignore[arg-type]
-            info=TicketInfo(start),
-            seed=0,
-            on_epoch=lambda epoch, said=said: said.append(epoch["loss"]),  # type: ignore[misc]
-        )
-    assert losses["probe"][0] < losses["given"][0]
+def test_a_solved_finish_fits_the_final_mask(bank: TicketBank, make_data: MakeData) -> None:
+    data, losses = make_data(0), {}
+    for finish in ("trained", "probe"):
+        config = TicketConfig(sparsity=0.8, epochs=1, head_finish=finish, head_decay=1e-4)  # type: ignore[arg-type]
+        ticket, learner = learn_ticket(bank, data, config, info=TicketInfo(finish), seed=0)
+        cache = TrunkCache(bank, data, 2**30)
+        activation, _, targets = cache.batch(torch.arange(len(data)))
+        outputs = learner.head(learner.represent(activation, training=False))
+        losses[finish] = float(bank.task.loss(outputs, targets).detach())
+        assert abs(ticket.mask.sparsity - 0.8) < 0.01
+        assert torch.equal(ticket.head["weight"], learner.head.weight.detach())  # type: ignore[arg-type]
+    assert losses["probe"] < 0.5 * losses["trained"]
+
+
+def test_other_heads_are_refused(bank: TicketBank, make_data: MakeData) -> None:
+    learner, _ = started(bank, make_data(0))
+    learner.head = nn.Sequential(learner.head)
+    learner.config = learner.config.model_copy(update={"head_start": "probe"})
+    with pytest.raises(DataError, match="linear heads alone, the task's is a Sequential"):
+        start_head(learner, TrunkCache(bank, make_data(0), 2**30))

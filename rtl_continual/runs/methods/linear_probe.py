@@ -15,6 +15,7 @@ from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
 from rtl_continual.runs.methods._dense import count_floats
 from rtl_continual.runs.methods._frozen import frozen_features
 from rtl_continual.streams import ImageSet
+from rtl_continual.training import solve_linear
 
 __all__ = ["LinearProbeConfig", "LinearProbeMethod"]
 
@@ -109,31 +110,15 @@ class LinearProbeMethod(Method[LinearProbeConfig]):
         }
 
 
-@torch.enable_grad()
 def _solve_head(
     features: torch.Tensor, targets: torch.Tensor, classes: int, config: LinearProbeConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight ``[classes, features]`` and bias ``[classes]`` for raw features.
-
-    The problem is convex and solved in float64 on standardised features, so the answer depends on
-    neither a seed nor a rate.
-    """
-    x = features.double()
-    mean, scale = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-6)
-    x = (x - mean) / scale
-    weight = torch.zeros(classes, x.shape[1], dtype=x.dtype, device=x.device, requires_grad=True)
-    bias = torch.zeros(classes, dtype=x.dtype, device=x.device, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=config.iterations, line_search_fn="strong_wolfe"
+    """Weight ``[classes, features]`` and bias ``[classes]`` for raw features."""
+    return solve_linear(
+        features,
+        targets,
+        classes,
+        loss=F.cross_entropy,
+        weight_decay=config.weight_decay,
+        iterations=config.iterations,
     )
-
-    def closure() -> torch.Tensor:
-        solver.zero_grad()
-        loss = F.cross_entropy(x @ weight.T + bias, targets)
-        loss = loss + 0.5 * config.weight_decay * weight.pow(2).sum()
-        loss.backward()
-        return loss
-
-    solver.step(closure)
-    folded = weight.detach() / scale
-    return folded.float(), (bias.detach() - folded @ mean).float()
