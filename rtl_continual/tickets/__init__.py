@@ -35,7 +35,9 @@ from rtl_continual.tickets._similarity import (
     similarity_scores,
 )
 from rtl_continual.tickets._skeleton import Skeleton
+from rtl_continual.tickets._structured import UnitScores
 from rtl_continual.tickets._ticket import Ticket, TicketInfo
+from rtl_continual.tickets._units import UnitGroup, find_units
 
 __all__ = [
     "BUILT_IN_EXECUTORS",
@@ -59,6 +61,8 @@ __all__ = [
     "Ticket",
     "TicketBank",
     "TicketInfo",
+    "UnitGroup",
+    "UnitScores",
     "build_executor",
     "build_schedule",
     "chance_jaccard",
@@ -66,6 +70,7 @@ __all__ = [
     "cubic_sparsity",
     "executor_config_class",
     "executor_names",
+    "find_units",
     "layer_similarity",
     "magnitude_scores",
     "norm_state_names",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._similarity import similarity_matrix
 from rtl_continual.tickets._skeleton import Pool, Skeleton
+from rtl_continual.tickets._slim import slim_body
 from rtl_continual.tickets._ticket import Ticket
+from rtl_continual.tickets._units import find_units
 
 __all__ = ["Prediction", "TicketBank"]
 
@@ -206,6 +209,22 @@ class TicketBank:
             outputs: torch.Tensor = network(values, activation)
         return outputs
 
+    def extract(self, ticket_id: int) -> nn.Module:
+        """A ticket as a plain network of its own, on trunk activations.
+
+        ``Sequential(body, head)``, equal to :meth:`run_ticket` up to rounding. Whole units that
+        the mask drops are left out; where it drops single weights, zeros are all that shows.
+
+        Raises:
+            BankError: if there is no such ticket, or its body cannot be traced.
+        """
+        values = self.effective_parameters(ticket_id)
+        body = {name[5:]: t for name, t in values.items() if name.startswith("body.")}
+        head = copy.deepcopy(self._head)
+        head.load_state_dict({n[5:]: t for n, t in values.items() if n.startswith("head.")})
+        slim = slim_body(self.backbone.body, body, find_units(self.backbone.body))
+        return nn.Sequential(OrderedDict(body=slim, head=head))
+
     @torch.inference_mode()
     def predict(
         self,
@@ -275,7 +294,7 @@ class TicketBank:
             ids, weights = given[:, None], torch.ones(len(images), 1)
             confidence = torch.ones(len(images))
         else:
-            ids, weights, confidence = self.router.route(features)  # type: ignore[union-attr]
+            ids, weights, confidence = self._route(activation, features)
         ids = ids.cpu()
         if ids.shape[1] == 1:
             rows = torch.nonzero(ids[:, 0] >= 0).flatten()
@@ -287,6 +306,18 @@ class TicketBank:
                 outputs[where] = self._execute(part, ids[rows, 0])
             return outputs, ids[:, 0], confidence
         return self._mix(outputs, activation, ids, weights), ids[:, 0], confidence
+
+    def _route(self, activation: torch.Tensor, features: torch.Tensor) -> Any:
+        """The router's answer; one that asks for outputs gets those of the tickets it names."""
+        assert self.router is not None
+        ask = getattr(self.router, "route_by_outputs", None)
+        if ask is None:
+            return self.router.route(features)
+
+        def outputs_of(ticket_id: int, rows: torch.Tensor) -> torch.Tensor:
+            return self.run_ticket(ticket_id, take_rows(activation, rows.to(activation.device)))
+
+        return ask(features, outputs_of)
 
     def _execute(self, activation: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         outputs = self.executor.execute(self, activation, ids)
