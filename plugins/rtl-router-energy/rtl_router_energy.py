@@ -1,4 +1,4 @@
-"""The router ``energy``: the ticket under whose feature mixture an input has the lowest energy."""
+"""The router ``energy``: the ticket that is surest of an input, among the nearest ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rtl_continual.errors import BankError
 from rtl_continual.plugins import hookimpl
-from rtl_continual.routing import UNKNOWN, FeatureMixture, Router, Routing
+from rtl_continual.routing import UNKNOWN, FeatureMixture, OutputRouter, OutputsOf, Router, Routing
 
 __all__ = ["EnergyRouter", "EnergyRouterConfig"]
 
@@ -23,7 +23,11 @@ class EnergyRouterConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["energy"] = "energy"
-    candidates: int = Field(4, ge=1, description="nearest tickets whose mixtures are evaluated")
+    score: Literal["energy", "entropy", "features"] = Field(
+        "energy",
+        description="energy or entropy of each candidate's outputs, or the features' own energy",
+    )
+    candidates: int = Field(4, ge=1, description="nearest tickets that are scored")
     tickets: int = Field(1, ge=1, description="tickets mixed for an input; at most the candidates")
     temperature: float = Field(1.0, gt=0, description="larger mixes more evenly")
     abstain_above: float | None = Field(
@@ -31,8 +35,13 @@ class EnergyRouterConfig(BaseModel):
     )
 
 
-class EnergyRouter(Router):
-    """Two steps: the nearest means, then the energy under their mixtures.
+class EnergyRouter(OutputRouter):
+    """Two steps: the nearest means, then a score for each of these candidates.
+
+    In a bank the score is the energy ``-logsumexp(outputs)`` (Liu et al., 2020) or the entropy
+    (SupSup; Wortsman et al., 2020) of what the candidate's head says. Where there are features
+    alone, and with ``score="features"``, it is the energy of the features under the candidate's
+    mixture.
 
     Args:
         config: options.
@@ -95,15 +104,45 @@ class EnergyRouter(Router):
             raise BankError("the router knows no ticket yet")
         energy = self.energies(features)
         sharpness = self._mixtures[0].width / self.config.temperature
+        return self._answer(energy, sharpness, energy, features, budget)
+
+    def _answer(
+        self,
+        scores: torch.Tensor,
+        sharpness: float,
+        energy: torch.Tensor,
+        features: torch.Tensor,
+        budget: int | None,
+    ) -> Routing:
+        """The tickets with the lowest scores; unknown where no feature mixture fits."""
         count = min(self.config.tickets, self.config.candidates, self.num_tickets, budget or 10**9)
-        lowest, ids = energy.topk(count, dim=1, largest=False)
+        lowest, ids = scores.topk(count, dim=1, largest=False)
         weights = (-lowest * sharpness).softmax(dim=1)
-        confidence = (-energy * sharpness).softmax(dim=1).amax(dim=1)
+        confidence = (-scores * sharpness).softmax(dim=1).amax(dim=1)
         if self.config.abstain_above is not None:
-            unsure = lowest[:, 0] > self.config.abstain_above
+            unsure = energy.amin(dim=1) > self.config.abstain_above
             ids = torch.where(unsure[:, None], UNKNOWN, ids)
         device = features.device
         return Routing(ids.to(device), weights.float().to(device), confidence.float().to(device))
+
+    def route_by_outputs(
+        self, features: torch.Tensor, outputs_of: OutputsOf, *, budget: int | None = None
+    ) -> Routing:
+        if self.config.score == "features" or not self.num_tickets:
+            return self.route(features, budget=budget)
+        by_features = self.energies(features)
+        scores = torch.full_like(by_features, torch.inf)
+        for ticket in range(self.num_tickets):
+            rows = by_features[:, ticket].isfinite().nonzero().flatten()
+            if len(rows):
+                outputs = outputs_of(ticket, rows).detach().cpu().double()
+                scores[rows, ticket] = self._unsure(outputs)
+        return self._answer(scores, 1 / self.config.temperature, by_features, features, budget)
+
+    def _unsure(self, outputs: torch.Tensor) -> torch.Tensor:
+        if self.config.score == "energy":
+            return -outputs.logsumexp(dim=1)
+        return torch.special.entr(outputs.softmax(dim=1)).sum(dim=1)
 
     def flops(self) -> int:
         if not self._mixtures:

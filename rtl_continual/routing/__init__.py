@@ -1,6 +1,7 @@
 """Routers: which ticket serves which input."""
 
 from rtl_continual.routing._mixture import FeatureMixture
+from rtl_continual.routing._outputs import OutputRouter, OutputsOf
 from rtl_continual.routing._registry import (
     BUILT_IN_ROUTERS,
     build_router,
@@ -27,6 +28,8 @@ __all__ = [
     "KMeansRouterConfig",
     "MahalanobisRouter",
     "MahalanobisRouterConfig",
+    "OutputRouter",
+    "OutputsOf",
     "PrototypeRouter",
     "PrototypeRouterConfig",
     "Router",
