@@ -2,55 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rtl_continual.errors import PluginError
 from rtl_continual.plugins._manager import get_manager
 
-if TYPE_CHECKING:
-    from rtl_continual.routing import Router
-    from rtl_continual.tickets import SparsitySchedule
-
-__all__ = ["register_method", "register_router", "register_sparsity_schedule"]
-
-RouterT = TypeVar("RouterT", bound="type[Router]")
-ScheduleT = TypeVar("ScheduleT", bound="type[SparsitySchedule]")
-MethodT = TypeVar("MethodT", bound=type[Any])
-
-
-def register_router(router_class: RouterT) -> RouterT:
-    """Register a router class under its ``name``.
-
-    Raises:
-        PluginError: if it has no name, or another plugin has a router of that name.
-    """
-    return _register("register_routers", router_class)
-
-
-def register_sparsity_schedule(schedule_class: ScheduleT) -> ScheduleT:
-    """Register a sparsity schedule class under its ``name``.
-
-    Raises:
-        PluginError: if it has no name, or another plugin has a schedule of that name.
-    """
-    return _register("register_sparsity_schedules", schedule_class)
-
-
-def register_method(method_class: MethodT) -> MethodT:
-    """Register a method class under its ``name``.
-
-    Raises:
-        PluginError: if it has no name, or another plugin has a method of that name.
-    """
-    return _register("register_methods", method_class)
-
+__all__ = [
+    "register_clusterer",
+    "register_executor",
+    "register_exporter",
+    "register_method",
+    "register_relaxation_policy",
+    "register_report_section",
+    "register_router",
+    "register_shift_detector",
+    "register_sparsity_schedule",
+    "register_task",
+]
 
 ClassT = TypeVar("ClassT", bound=type[Any])
 
 
-def _register(hook: str, found: ClassT) -> ClassT:
-    name = getattr(found, "name", None)
-    if not isinstance(name, str):
-        raise PluginError(f"{found.__qualname__} needs a class attribute 'name' to be registered")
-    get_manager().add_registration(found.__module__, hook, name, found)
-    return found
+class Registers(Protocol):
+    """A decorator for classes; gives the class back."""
+
+    def __call__(self, found: ClassT, /) -> ClassT: ...
+
+
+def _decorator(kind: str, hook: str) -> Registers:
+    def register(found: ClassT) -> ClassT:
+        name = getattr(found, "name", None)
+        if not isinstance(name, str):
+            raise PluginError(
+                f"{found.__qualname__} needs a class attribute 'name' to be registered"
+            )
+        get_manager().add_registration(found.__module__, hook, name, found)
+        return found
+
+    register.__name__ = register.__qualname__ = f"register_{kind}"
+    register.__doc__ = f"""Register a class under its ``name``, as the hook ``{hook}`` does.
+
+    The same class defined anew (a notebook's cell run again) replaces the earlier one.
+
+    Raises:
+        PluginError: if it has no name, or another plugin has that name.
+    """
+    return register
+
+
+register_clusterer = _decorator("clusterer", "register_clusterers")
+register_executor = _decorator("executor", "register_executors")
+register_exporter = _decorator("exporter", "register_exporters")
+register_method = _decorator("method", "register_methods")
+register_relaxation_policy = _decorator("relaxation_policy", "register_relaxation_policies")
+register_report_section = _decorator("report_section", "register_report_sections")
+register_router = _decorator("router", "register_routers")
+register_shift_detector = _decorator("shift_detector", "register_shift_detectors")
+register_sparsity_schedule = _decorator("sparsity_schedule", "register_sparsity_schedules")
+register_task = _decorator("task", "register_tasks")

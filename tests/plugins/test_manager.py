@@ -12,7 +12,14 @@ from pydantic import ConfigDict
 
 from rtl_continual import plugins
 from rtl_continual.errors import PluginError, RTLError
-from rtl_continual.plugins import Manager, get_manager, hookimpl, load_plugins, register_router
+from rtl_continual.plugins import (
+    Manager,
+    get_manager,
+    hook_names,
+    hookimpl,
+    load_plugins,
+    register_router,
+)
 from rtl_continual.routing import (
     FlatRouter,
     Router,
@@ -277,6 +284,19 @@ def test_by_decorator_and_once_more(manager: Manager) -> None:
     again = type("MeanRouter", (MeanRouter,), {"__module__": MeanRouter.__module__})
     register_router(again)
     assert type(build_router(MeanConfig())) is again
+
+
+@pytest.mark.parametrize("hook", [n for n in hook_names() if n.startswith("register_")])
+def test_every_kind_of_class_has_a_decorator(manager: Manager, hook: str) -> None:
+    kind = hook.removeprefix("register_").removesuffix("s")
+    kind = kind.removesuffix("ie") + "y" * kind.endswith("ie")
+    decorate = getattr(plugins, f"register_{kind}", None)
+    if kind in ("backbone", "stream"):  # these are no classes, but a description and a function
+        assert decorate is None
+        return
+    thing = type("Thing", (), {"name": "thing", "__module__": __name__})
+    assert decorate(thing) is thing
+    assert manager.registered(hook)["thing"][0] is thing
 
 
 def test_a_decorator_takes_no_name_that_is_taken(manager: Manager) -> None:
