@@ -68,6 +68,8 @@ FALL = 0.02
 EARLY = 6
 """A flag more steps than that before the fall is false: the kept weights would still shrink to a
 quarter without harm."""
+FIRST = 6
+"""No threshold is known before this step, and what falls earlier cannot be foreseen."""
 DIRECTIONS: tuple[Literal["drop", "rise"], ...] = ("drop", "rise")
 PROBE = 128
 LEARNED = 0.4
@@ -212,9 +214,12 @@ def learned(curves: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def judge(curves: Sequence[dict[str, Any]], score: str, direction: str) -> dict[str, Any]:
     """How early a score's first flag comes, over all tickets of one backbone."""
-    lead, late, false = [], 0, 0
+    lead, late, false, too_soon = [], 0, 0, 0
     for curve in learned(curves):
         fell = fall(curve["balanced_accuracy"])
+        if fell is not None and fell < FIRST:
+            too_soon += 1
+            continue
         trace = curve["traces"][score][direction]
         flagged = [step for step, row in enumerate(trace) if row["flagged"]]
         first = flagged[0] if flagged else None
@@ -230,6 +235,7 @@ def judge(curves: Sequence[dict[str, Any]], score: str, direction: str) -> dict[
         "steps_before_fall": lead,
         "mean_steps_before_fall": round(statistics.fmean(lead), 2) if lead else None,
         "late_or_never": late,
+        "fell_before_a_threshold": too_soon,
         "false": false,
     }
 
