@@ -20,7 +20,7 @@ SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
 
 def test_growth_scenarios_load() -> None:
-    for name in ("discover", "mixed", "gradual", "classes"):
+    for name in ("discover", "mixed", "recurring", "gradual", "classmix", "outliers", "classes"):
         scenario = load_scenario(SCENARIOS / f"digits_{name}.yaml")
         assert scenario.growth == "discover"
     one = load_scenario(SCENARIOS / "digits_discover.yaml", ["discovery.min_support=70"])
@@ -63,6 +63,10 @@ def test_each_hidden_domain_gets_one_ticket_and_none_when_it_comes_back(
     assert facts["clusters_found"] == 3
     assert facts["adjusted_rand_index"] > 0.95
     assert facts["false_alarms"] == 0
+    assert facts["delay_in_mini_batches"] == [1, 1]
+    assert facts["detector_false_alarms"] == 0
+    assert facts["merge_proposals"] == []
+    assert facts["seconds"] > 0
 
 
 def test_an_experience_below_the_support_says_what_to_do(

@@ -46,7 +46,6 @@ class Growth:
         self._found: list[Discovery] = []
         self._hidden: list[np.ndarray] = []
         self._alarms: list[int | None] = []
-        self._roots: list[int] = []
 
     def look(self, data: ImageSet) -> Discovery:
         """Decide about an experience. Its domains are kept for :meth:`facts` alone.
@@ -73,24 +72,13 @@ class Growth:
                 return number
         return None
 
-    def commit(self, ticket: Ticket, rows: np.ndarray, *, successor_of: int | None = None) -> None:
-        """A ticket for some samples of the last experience is in the bank.
-
-        Args:
-            ticket: the bank's last one.
-            rows: its samples.
-            successor_of: the ticket that it refines.
-        """
-        root = len(self._roots) if successor_of is None else self._roots[successor_of]
-        self._roots.append(root)
+    def commit(self, ticket: Ticket, rows: np.ndarray) -> None:
+        """A ticket for some samples of the last experience is in the bank."""
         features = self._features[torch.from_numpy(rows)]
         self.known.add(FeatureMixture(ticket.statistics), features)
 
     def facts(self) -> dict[str, Any]:
-        """Clusters found, agreement with the hidden domains, alarms, delays, look-alikes.
-
-        A successor counts as the ticket that it refines.
-        """
+        """Clusters found, agreement with the hidden domains, alarms, delays, look-alikes."""
         served: set[int] = set()
         false_alarms, detector_alarms, delays = 0, 0, []
         for found, hidden, alarm in zip(self._found, self._hidden, self._alarms, strict=True):
@@ -106,11 +94,10 @@ class Growth:
                 domain = int(np.bincount(hidden[found.members(ticket)]).argmax())
                 false_alarms += domain in served
                 served.add(domain)
-        roots = np.array([*self._roots, -1])
-        assigned = roots[np.concatenate([found.ticket_ids for found in self._found])]
+        assigned = np.concatenate([found.ticket_ids for found in self._found])
         masks = [ticket.mask for ticket in self.bank]
         return {
-            "clusters_found": len(set(self._roots)),
+            "clusters_found": len(self.known),
             "adjusted_rand_index": float(
                 adjusted_rand_score(np.concatenate(self._hidden), assigned)
             ),
@@ -121,7 +108,6 @@ class Growth:
             "detector_false_alarms": detector_alarms,
             "mini_batch": MINI_BATCH,
             "seconds": round(self.seconds, 3),
-            "successors": len(self._roots) - len(set(self._roots)),
             "merge_proposals": [asdict(p) for p in merge_proposals(masks, self.known)],
         }
 
