@@ -33,7 +33,7 @@ from rtl_continual.streams import FoldersConfig, build_stream
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.process_time()
 stream = build_stream(FoldersConfig(
-    root=sys.argv[1], size=32, lists={"photo": {"train": ["train.txt"], "test": ["test.txt"]}}))
+    root=sys.argv[1], image_size=32, lists={"photo": {"train": "train.txt", "test": "test.txt"}}))
 used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 print(json.dumps([time.process_time() - start, used / 1024]))
 """
@@ -60,8 +60,10 @@ def measure_decoding(report: Report, workers: int) -> None:
         theirs = ImageFolder(str(folder / "photo" / "train"), transforms.Compose(steps))
         config = FoldersConfig(
             root=str(folder),
-            layout="{domain}/{part}/{class}",
-            size=SIDE,
+            layout="{domain}/{split}/{class}",
+            image_size=SIDE,
+            upright=False,
+            validation_fraction=0.0,
             resize=256,
             workers=workers,
         )
@@ -88,9 +90,10 @@ def measure_opening(report: Report, lines: int) -> None:
     """A long list file."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "photo").mkdir()
-        Image.new("RGB", (32, 32)).save(folder / "photo" / "0.jpg")
-        rows = [f"photo/{i}.jpg {i % 345}" for i in range(lines)]
+        (folder / "class0").mkdir()
+        # Only the first image of a list has to be there.
+        Image.new("RGB", (32, 32)).save(folder / "class0" / "0.jpg")
+        rows = [f"class{i % 345}/{i}.jpg {i % 345}" for i in range(lines)]
         (folder / "train.txt").write_text("\n".join(rows))
         (folder / "test.txt").write_text("\n".join(rows[:345]))
         out = subprocess.run(

@@ -44,10 +44,10 @@ def half_cost_ticket(bank: TicketBank, activation: torch.Tensor) -> tuple[nn.Mod
         scores.binarise(middle)
         trial = TicketBank(bank.backbone, bank.task)
         trial.append(made_up_ticket(trial, mask=scores.mask()))
-        slim = trial.extract(0)
-        share = flops(slim.body, activation) / dense
+        share = flops(trial.extract(0).body, activation) / dense
         low, high = (middle, high) if share > 0.5 else (low, middle)
     bank.append(made_up_ticket(bank, mask=scores.mask()))
+    slim = bank.extract(0)
     return slim.to(activation.device, memory_format=torch.channels_last), share
 
 
