@@ -28,6 +28,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,8 @@ def compare(
     times = np.array([(seconds(one), seconds(other)) for _ in range(pairs)])
     low, middle, high = np.quantile(times[:, 0] / times[:, 1], [0.25, 0.5, 0.75])
     ratio = {"median": float(middle), "low": float(low), "high": float(high)}
-    return ratio, *(float(value) for value in np.median(times, axis=0))
+    first, second = np.median(times, axis=0)
+    return ratio, float(first), float(second)
 
 
 def singles(router: Router, x: torch.Tensor) -> Callable[[], None]:
@@ -189,7 +191,7 @@ def measure(count: int, args: argparse.Namespace, options: dict[str, Any]) -> di
         if name == "flat":
             continue
         single = compare(singles(flat, x), singles(router, x), args.pairs)
-        batch = compare(lambda: flat.route(x[:256]), lambda r=router: r.route(x[:256]), args.pairs)
+        batch = compare(partial(flat.route, x[:256]), partial(router.route, x[:256]), args.pairs)
         entry[name] = {
             "single": single[0],
             "batch256": batch[0],

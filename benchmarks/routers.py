@@ -10,7 +10,10 @@ from right ones, and inputs of a domain that has no ticket (each domain left out
 others'. ``kept`` is the share of known inputs answered, ``refused`` the share of unknown ones
 refused, with ``abstain_below: 0.5``. The last line is one JSON object.
 
-Usage: python benchmarks/routers.py [--quick] [--bank RUN/bank] [--cache DIR]
+``--statistics`` looks instead at what a ticket stores: how routing depends on the mixtures'
+components, axes and precision.
+
+Usage: python benchmarks/routers.py [--quick] [--bank RUN/bank] [--cache DIR] [--statistics]
 """
 
 from __future__ import annotations
@@ -149,10 +152,8 @@ def with_bank(
         images = stream.tests[domain]
         batch, _ = images.batch(range(len(images)))
         table.append([bank.predict(batch, ticket_ids=t).labels.numpy() for t in range(tickets)])
-    right = [
-        max(range(tickets), key=lambda t, d=domain: bank[t].info.domain_counts.get(d, 0))
-        for domain in stream.domains
-    ]
+    seen = [[t.info.domain_counts.get(domain, 0) for t in bank] for domain in stream.domains]
+    right = [counts.index(max(counts)) for counts in seen]
 
     def score(chosen: list[np.ndarray]) -> float:
         values = []
@@ -170,16 +171,57 @@ def with_bank(
     return found
 
 
+SHAPES = [(4, 64), (4, 32), (4, 16), (4, 8), (1, 32)]
+"""Components and axes."""
+
+
+def statistics(train: list[Part], tests: list[Part]) -> list[dict[str, Any]]:
+    """Routing accuracy by the shape and precision of the tickets' mixtures."""
+    right = torch.arange(len(tests)).repeat_interleave(torch.tensor([len(t[0]) for t in tests]))
+    x = torch.cat([features for features, _ in tests])
+    entries = []
+    for components, rank in SHAPES:
+        fitted = [FeatureMixture.fit(part, components=components, rank=rank) for part, _ in train]
+        for precision in (torch.float32, torch.float16):
+            stored = []
+            for mixture in fitted:
+                tensors = mixture.tensors()
+                small = {n for n, t in tensors.items() if t.dtype == torch.float16}
+                stored.append({n: t.to(precision) if n in small else t for n, t in tensors.items()})
+            entry: dict[str, Any] = {"components": components, "rank": rank}
+            entry["precision"] = str(precision).removeprefix("torch.")
+            entry["bytes"] = sum(t.numel() * t.element_size() for t in stored[0].values())
+            for name in ("mahalanobis", "flat"):
+                router = build({"name": name})
+                router.fit([FeatureMixture(tensors) for tensors in stored])
+                hits = router.route(x).ticket_ids[:, 0] == right
+                entry[name] = float(hits.float().mean())
+            entries.append(entry)
+            print(
+                f"{components} components, {rank} axes, {entry['precision']}: {entry['bytes']} "
+                f"bytes, mahalanobis {100 * entry['mahalanobis']:.2f}, flat "
+                f"{100 * entry['flat']:.2f} % routed right",
+                flush=True,
+            )
+    return entries
+
+
 def main() -> None:
     """Every router on every bank, as tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="digits alone")
     parser.add_argument("--bank", type=Path, default=None)
     parser.add_argument("--cache", type=Path, default=None, help="keep router features here")
+    parser.add_argument("--statistics", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.statistics:
+        parts = load("digits", args.cache)[1]
+        shapes = statistics(parts["train"], parts["test"])
+        print(json.dumps({"benchmark": "routers", "statistics": shapes}))
+        return
     backbone = build_backbone(BackboneConfig(name="glyphnet", taps=TAPS))
-    total, statistics = backbone_flops(backbone)["total"], statistics_flops(backbone)
+    total, reading = backbone_flops(backbone)["total"], statistics_flops(backbone)
     streams = {name: load(name, args.cache) for name in ("digits", "photos")[: 2 - args.quick]}
     banks = {name: (parts["train"], parts["test"], 1) for name, (_, parts) in streams.items()}
     if not args.quick:
@@ -187,7 +229,7 @@ def main() -> None:
         banks["digits by class"] = (by_class(digits["train"]), by_class(digits["test"]), 10)
     result: dict[str, Any] = {
         "benchmark": "routers",
-        "statistics_flops": statistics,
+        "statistics_flops": reading,
         "backbone_flops": total,
         "banks": {},
     }
@@ -205,7 +247,7 @@ def main() -> None:
         result["banks"][bank] = entries
         for name, entry in entries.items():
             wrong = entry["auc_wrong"]
-            share = 100 * (entry["flops"] + statistics) / total
+            share = 100 * (entry["flops"] + reading) / total
             answered = (
                 f"{100 * entry['balanced_accuracy']:.2f}, oracle gap "
                 f"{100 * entry['oracle_gap']:.2f}, "

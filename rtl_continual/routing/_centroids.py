@@ -54,6 +54,8 @@ class CentroidRouter(Router):
         )
         self._centroids: Rows | None = None
         self._points: Rows | None = None
+        self._norms: Rows | None = None
+        self._moved: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def _settled(self) -> int:
         """Tickets after which the metric stays as it is."""
@@ -108,30 +110,38 @@ class CentroidRouter(Router):
             else:
                 self._centroids.append(centroids)
             self._metric.see(covariance)
-        if self._points is not None:
-            self._points.append(self._metric.apply(centroids))
+        if self._points is not None and self._norms is not None:
+            point = self._metric.apply(centroids)
+            self._points.append(point)
+            self._norms.append(point.square().sum(dim=1))
 
     def _renew(self) -> None:
         assert self._centroids is not None
         centroids = self._centroids.values
         self._metric.refresh(centroids.flatten(0, 1))
-        self._points = Rows(self._metric.apply(centroids.flatten(0, 1)).view(*centroids.shape))
+        self._place(self._metric.apply(centroids.flatten(0, 1)).view(*centroids.shape))
+
+    def _place(self, points: torch.Tensor) -> None:
+        self._points, self._norms = Rows(points), Rows(points.square().sum(dim=2))
 
     def _fitted(self) -> None:
         """Called when all points are new."""
-        self._table: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._moved = None
 
     def _added(self) -> None:
         """Called when the last ticket's points are new."""
-        self._table = None
+        self._moved = None
 
     def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Points ``[tickets * centroids, axes]`` and squared norms, kept until they change."""
+        """Points ``[tickets * centroids, axes]`` and squared norms; copies are kept elsewhere."""
         assert self._points is not None
-        if self._table is None or self._table[0].device != device:
-            points = self._points.values.flatten(0, 1).to(device)
-            self._table = points, points.square().sum(dim=1)
-        return self._table
+        assert self._norms is not None
+        points, norms = self._points.values.flatten(0, 1), self._norms.values.flatten()
+        if device.type == "cpu":
+            return points, norms
+        if self._moved is None or self._moved[0].device != device:
+            self._moved = points.to(device), norms.to(device)
+        return self._moved
 
     def distances(self, features: torch.Tensor) -> torch.Tensor:
         """Squared distance of each input to each ticket's nearest centroid, ``[batch, tickets]``.
@@ -202,10 +212,9 @@ class CentroidRouter(Router):
         if "centroids" in state:
             self._centroids = Rows(state["centroids"])
             flat = state["centroids"].flatten(0, 1)
-            points = self._metric.apply(flat).view(*state["centroids"].shape)
-            self._points = Rows(points)
+            self._place(self._metric.apply(flat).view(*state["centroids"].shape))
         else:
-            self._points = Rows(state["points"])
+            self._place(state["points"])
         self._fitted()
 
 
