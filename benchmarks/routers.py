@@ -48,7 +48,6 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "mahalanobis, one Gaussian": {"name": "mahalanobis", "covariance": "ticket"},
     "mahalanobis, shared": {"name": "mahalanobis", "covariance": "shared"},
     "hierarchical": {"name": "hierarchical"},
-    "hierarchical, tree": {"name": "hierarchical", "exact_below": 0},
 }
 
 TAPS = ["stem", "block1"]

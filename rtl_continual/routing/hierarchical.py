@@ -29,8 +29,8 @@ class HierarchicalRouterConfig(CentroidConfig):
     beam: int | None = Field(
         None,
         ge=1,
-        description="branches followed on each level: more cost more and miss less; null takes 0.75 "
-        "times the number of tickets to the power of 0.3 (12 for 10,000, 24 for 100,000)",
+        description="branches followed on each level: more cost more and miss less; null takes "
+        "0.75 times the number of tickets to the power of 0.3 (12 for 10,000, 24 for 100,000)",
     )
     candidates: int = Field(
         8, ge=2, description="tickets that the tree proposes to the exact comparison"
