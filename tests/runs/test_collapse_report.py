@@ -24,7 +24,7 @@ stream:
   images_per_domain: 40
   test_images_per_domain: 20
 backbone: {name: glyphnet, weights: "random:0", width: 2}
-tickets: {epochs: 4, batch_size: 16, sparsity: 0.9, collapse: {policy: {name: regrow, margin: 1.0}, max_relaxations: 1}}
+tickets: {epochs: 4, batch_size: 16, sparsity: 0.9, collapse: {max_relaxations: 1}}
 methods: {rtl: {}, single_ticket: {}}
 """
 
