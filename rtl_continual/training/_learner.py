@@ -20,7 +20,9 @@ from rtl_continual.tickets import (
     Ticket,
     TicketBank,
     TicketInfo,
+    UnitScores,
     build_schedule,
+    find_units,
     magnitude_scores,
 )
 from rtl_continual.training._augment import random_flip, random_shift
@@ -67,8 +69,11 @@ class TicketLearner:
         self._body = Skeleton(body)
         device = bank.backbone.mean.device
         weights = bank.layout.flatten(dict(body.named_parameters())).detach()
-        self.scores = MaskScores(
-            bank.layout, weights, self._initial_scores(weights), floor=config.layer_floor
+        initial, floor = self._initial_scores(weights), config.layer_floor
+        self.scores = (
+            MaskScores(bank.layout, weights, initial, floor=floor)
+            if config.kind == "weights"
+            else UnitScores(bank.layout, weights, initial, find_units(body), floor=floor)
         )
         state = body.state_dict() if parent is None else parent.norm
         self.norm = {name: state[name].detach().clone().to(device) for name in bank.norm_names}
