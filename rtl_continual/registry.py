@@ -210,10 +210,12 @@ class NamedSection:
 
     Args:
         registry: where the names are.
+        default: the name where a section has none; without it a name must be given.
     """
 
-    def __init__(self, registry: Registry[Any]) -> None:
+    def __init__(self, registry: Registry[Any], default: str | None = None) -> None:
         self.registry = registry
+        self.default = default
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -231,7 +233,8 @@ class NamedSection:
         for name, entry in self.registry.items():
             part = entry.config_class.model_json_schema()
             part["properties"]["name"] = {"const": name}
-            part["required"] = sorted({*part.get("required", []), "name"})
+            if name != self.default:
+                part["required"] = sorted({*part.get("required", []), "name"})
             options.append(part)
         return options[0] if len(options) == 1 else {"oneOf": options}
 
@@ -240,7 +243,7 @@ class NamedSection:
             return value
         if not isinstance(value, Mapping):
             raise PydanticCustomError("model_type", "must be a section (keys and values)")
-        name = value.get("name")
+        name = value.get("name", self.default)
         if not isinstance(name, str) or name not in self.registry:
             raise ValueError(unknown_name(self.registry.kind, str(name), self.registry))
         config_class: type[BaseModel] = self.registry[name].config_class

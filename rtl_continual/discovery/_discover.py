@@ -6,20 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from rtl_continual.discovery._features import as_features
 from rtl_continual.discovery._gap import find_gap
 from rtl_continual.discovery._known import KnownTickets
 from rtl_continual.discovery._registry import (
+    ClustererSection,
+    DetectorSection,
     build_clusterer,
-    clusterer_config_class,
-    detector_config_class,
 )
 from rtl_continual.discovery._space import principal_space
 from rtl_continual.discovery.gaussian_mixture import GaussianMixtureConfig
 from rtl_continual.discovery.page_hinkley import PageHinkleyConfig
-from rtl_continual.errors import RTLError
 
 __all__ = ["UNASSIGNED", "Discovery", "DiscoveryConfig", "discover"]
 
@@ -43,10 +42,10 @@ class DiscoveryConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    clusterer: SerializeAsAny[BaseModel] = Field(
+    clusterer: ClustererSection = Field(
         default_factory=GaussianMixtureConfig, description="how new samples are grouped"
     )
-    detector: SerializeAsAny[BaseModel] = Field(
+    detector: DetectorSection = Field(
         default_factory=PageHinkleyConfig, description="what watches a stream of mini-batches"
     )
     min_support: int = Field(50, ge=2, description="no ticket for fewer samples than this")
@@ -84,19 +83,6 @@ class DiscoveryConfig(BaseModel):
     check_every: int = Field(
         8, ge=1, description="online: look for new groups every so many mini-batches, alarm or not"
     )
-
-    @field_validator("clusterer", "detector", mode="before")
-    @classmethod
-    def _named(cls, value: object, info: object) -> object:
-        if not isinstance(value, dict):
-            return value
-        field = getattr(info, "field_name", "")
-        find = clusterer_config_class if field == "clusterer" else detector_config_class
-        default = "gaussian_mixture" if field == "clusterer" else "page_hinkley"
-        try:
-            return find(str(value.get("name", default))).model_validate(value)
-        except RTLError as error:
-            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel
 
 from rtl_continual.discovery._clusterer import Clusterer
@@ -11,11 +13,13 @@ from rtl_continual.discovery.classes import ClassesClusterer
 from rtl_continual.discovery.gaussian_mixture import GaussianMixtureClusterer
 from rtl_continual.discovery.kmeans import KMeansClusterer
 from rtl_continual.discovery.page_hinkley import PageHinkley
-from rtl_continual.registry import ClassRegistry
+from rtl_continual.registry import ClassRegistry, NamedSection
 
 __all__ = [
     "BUILT_IN_CLUSTERERS",
     "BUILT_IN_DETECTORS",
+    "ClustererSection",
+    "DetectorSection",
     "build_clusterer",
     "build_detector",
     "clusterer_config_class",
@@ -37,6 +41,12 @@ BUILT_IN_DETECTORS: dict[str, type[ShiftDetector]] = {
 
 _CLUSTERERS: ClassRegistry[Clusterer] = ClassRegistry("clusterer", Clusterer)
 _DETECTORS: ClassRegistry[ShiftDetector] = ClassRegistry("shift detector", ShiftDetector)
+
+ClustererSection = Annotated[BaseModel, NamedSection(_CLUSTERERS, default="gaussian_mixture")]
+"""The type of a field that holds a clusterer's options."""
+
+DetectorSection = Annotated[BaseModel, NamedSection(_DETECTORS, default="page_hinkley")]
+"""The type of a field that holds a shift detector's options."""
 
 
 def clusterer_names() -> tuple[str, ...]:
