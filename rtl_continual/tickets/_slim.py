@@ -46,11 +46,12 @@ def slim_body(
 
 def _take_outputs(module: nn.Module, keep: torch.Tensor) -> None:
     """Leave only these outputs of a layer, or channels of one that treats each alone."""
-    for places in (module._parameters, module._buffers):
-        for name, tensor in places.items():
-            if tensor is not None and tensor.ndim:
-                part = tensor[keep].clone()
-                places[name] = nn.Parameter(part, False) if places is module._parameters else part
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter[keep].clone(), False)
+    for name, buffer in module._buffers.items():
+        if buffer is not None and buffer.ndim:
+            module._buffers[name] = buffer[keep].clone()
     count = len(keep)
     if isinstance(module, nn.Linear):
         module.out_features = count

@@ -21,7 +21,7 @@ from rtl_continual.training._learn import (
     learn_ticket,
     steps_per_epoch,
 )
-from rtl_continual.training._learner import TicketLearner
+from rtl_continual.training._learner import TicketLearner, batch_norm_mode
 from rtl_continual.training._mapped import MappedTrunkCache
 from rtl_continual.training._relaxation import (
     BUILT_IN_RELAXATION_POLICIES,
@@ -66,6 +66,7 @@ __all__ = [
     "TicketState",
     "TrunkCache",
     "balance_classes",
+    "batch_norm_mode",
     "build_relaxation_policy",
     "choose_parent",
     "commit_ticket",

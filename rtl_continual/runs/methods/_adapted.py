@@ -16,12 +16,12 @@ from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import Mask, Ticket, TicketBank, TicketInfo
 from rtl_continual.training import (
     TrunkCache,
+    batch_norm_mode,
     epoch_batches,
     random_flip,
     random_shift,
     steps_per_epoch,
 )
-from rtl_continual.training._learner import batch_norm_mode
 
 __all__ = ["Recipe", "learn_adapted"]
 
