@@ -106,8 +106,8 @@ def test_example_packages_install_run_and_leave(tmp_path: Path) -> None:
     )
     assert again[0] == 2
     for place, kind, name in (
-        ("s.yaml:10:20: tickets.schedule", "sparsity schedule", "anneal"),
-        ("s.yaml:11:23: tickets.collapse.policy", "relaxation policy", "anneal"),
+        ("s.yaml:10:3: tickets.schedule", "sparsity schedule", "anneal"),
+        ("s.yaml:11:14: tickets.collapse.policy", "relaxation policy", "anneal"),
         ("s.yaml:12:10: router.name", "router", "energy"),
     ):
         lines = [line for line in again[1].splitlines() if line.startswith(place)]
