@@ -74,7 +74,8 @@ def top_scores(
     least = [max(1, int(floor * density * size)) for size in sizes]
     if sum(least) > budget:
         least = [1] * len(least)
-    ranked = scores.detach()
+    # Finite, so that what is set to infinity below comes first; diverged training is told elsewhere.
+    ranked = scores.detach().nan_to_num(nan=torch.finfo(scores.dtype).min)
     while True:
         keep = _largest(ranked, budget)
         kept = torch.stack([part.sum() for part in keep.split(sizes)]).tolist()

@@ -84,6 +84,13 @@ def test_floor_gives_a_weak_layer_its_share() -> None:
     assert int(keep["strong"].sum()) == 15
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_scores_of_diverged_training_still_give_a_mask(value: float) -> None:
+    layout = MaskLayout({"a": (90, 1), "b": (10, 1)})
+    keep = top_scores(torch.full((100,), value), layout, 0.9, 0.5)
+    assert [int(part.sum()) for part in layout.unflatten(keep).values()] == [9, 1]
+
+
 def test_ties_go_to_the_lower_index() -> None:
     layout = MaskLayout({"a": (6, 1), "b": (6, 1)})
     keep = top_scores(torch.zeros(12), layout, 0.5, 0.0)

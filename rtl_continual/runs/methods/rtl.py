@@ -174,10 +174,13 @@ class RTLMethod(Method[MethodConfig]):
         }
 
     def _abstained(self, ids: np.ndarray, confidence: np.ndarray | None) -> int:
-        """How often the router abstained, whether or not a fallback ticket then served."""
+        """How often the router abstained, whether or not a fallback ticket then served.
+
+        Where no router decides there is no confidence, and an image without a ticket is one.
+        """
         router = self.bank.router
-        assert isinstance(router, Router)
-        assert confidence is not None
+        if confidence is None or not isinstance(router, Router):
+            return int((ids < 0).sum())
         chosen = torch.from_numpy(ids)[:, None]
         routing = Routing(chosen, torch.ones(chosen.shape), torch.from_numpy(confidence))
         return int(router.abstains(routing).sum())
