@@ -74,7 +74,7 @@ def top_scores(
     least = [max(1, int(floor * density * size)) for size in sizes]
     if sum(least) > budget:
         least = [1] * len(least)
-    # Finite, so that what is set to infinity below comes first; diverged training is told elsewhere.
+    # Finite, so that what is set to infinity below comes first; `finish` tells of divergence.
     ranked = scores.detach().nan_to_num(nan=torch.finfo(scores.dtype).min)
     while True:
         keep = _largest(ranked, budget)

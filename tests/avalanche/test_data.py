@@ -176,7 +176,7 @@ def test_evaluation_reads_nothing_but_the_data(make: Make, benchmark_: Any) -> N
         outputs.append([])
         strategy.eval(experiences)
     assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
-    with pytest.raises(AssertionError, match="'(cluster|domain)'"):
+    with pytest.raises(AssertionError, match=r"'(cluster|domain)'"):
         strategy.train(Reveals(benchmark_.train_stream[0]))
 
 
