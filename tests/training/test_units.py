@@ -14,7 +14,7 @@ MakeData = Callable[..., ArraySet]
 def test_a_ticket_of_whole_units_is_learned_and_extracted(
     bank: TicketBank, make_data: MakeData
 ) -> None:
-    config = TicketConfig(kind="units", sparsity=0.5, epochs=6, batch_size=16)
+    config = TicketConfig(kind="units", sparsity=0.5, epochs=20, batch_size=16)
     ticket, learner = learn_ticket(bank, make_data(0), config, info=TicketInfo("a"), seed=0)
     commit_ticket(bank, ticket, learner)
     assert 0.5 <= ticket.mask.sparsity < 0.6
@@ -25,5 +25,5 @@ def test_a_ticket_of_whole_units_is_learned_and_extracted(
     with torch.no_grad():
         outputs = small(bank.backbone.run_trunk(images).activation)
     torch.testing.assert_close(outputs, bank.predict(images).outputs, rtol=1e-4, atol=1e-4)
-    # A tiny random body, halved, after 36 steps: 0.5 was seen, and chance is 0.25.
-    assert (outputs.argmax(dim=1) == targets).float().mean() > 0.4
+    # Chance is 0.25. Whole units cost far more here than single weights (0.73 was seen against 1.0).
+    assert (outputs.argmax(dim=1) == targets).float().mean() > 0.6
