@@ -25,5 +25,5 @@ def test_a_ticket_of_whole_units_is_learned_and_extracted(
     with torch.no_grad():
         outputs = small(bank.backbone.run_trunk(images).activation)
     torch.testing.assert_close(outputs, bank.predict(images).outputs, rtol=1e-4, atol=1e-4)
-    # Chance is 0.25. Whole units cost far more here than single weights (0.73 was seen against 1.0).
+    # Chance is 0.25. Whole units cost far more here than single weights: 0.73 against 1.0.
     assert (outputs.argmax(dim=1) == targets).float().mean() > 0.6
