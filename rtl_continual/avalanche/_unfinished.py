@@ -14,7 +14,7 @@ from rtl_continual.training import (
     TicketConfig,
     TicketLearner,
     balance_classes,
-    choose_parent,
+    choose_start,
     finish_head,
     start_head,
     watch_collapse,
@@ -60,7 +60,7 @@ class UnfinishedTicket:
             keep=cache_trunk,
             budget=config.cache_bytes,
         )
-        parent = None if config.start == "cold" else choose_parent(bank, self.cache)
+        parent = choose_start(bank, self.cache, config, seed=seed)
         self.learner = TicketLearner(
             bank,
             config,

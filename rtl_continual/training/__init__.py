@@ -11,16 +11,10 @@ from rtl_continual.training._collapse_scores import (
     TicketState,
 )
 from rtl_continual.training._config import TicketConfig
+from rtl_continual.training._epochs import epoch_batches, steps_per_epoch
 from rtl_continual.training._head_start import finish_head, solve_linear, start_head
 from rtl_continual.training._joint import JointConfig, learn_joint
-from rtl_continual.training._learn import (
-    TrunkCache,
-    choose_parent,
-    commit_ticket,
-    epoch_batches,
-    learn_ticket,
-    steps_per_epoch,
-)
+from rtl_continual.training._learn import TrunkCache, commit_ticket, learn_ticket
 from rtl_continual.training._learner import TicketLearner, batch_norm_mode
 from rtl_continual.training._mapped import MappedTrunkCache
 from rtl_continual.training._relaxation import (
@@ -37,6 +31,7 @@ from rtl_continual.training._relaxation import (
     StopPolicyConfig,
     build_relaxation_policy,
 )
+from rtl_continual.training._start import choose_parent, choose_start
 from rtl_continual.training._watch import CollapseWatch, OnCollapse, watch_collapse
 
 __all__ = [
@@ -69,6 +64,7 @@ __all__ = [
     "batch_norm_mode",
     "build_relaxation_policy",
     "choose_parent",
+    "choose_start",
     "commit_ticket",
     "epoch_batches",
     "finish_head",

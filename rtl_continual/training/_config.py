@@ -50,6 +50,13 @@ class TicketConfig(BaseModel):
     start_gap: float = Field(
         0.3, ge=0, le=1, description="a warm ticket's sparsity starts this far below its target"
     )
+    start_trial: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="a warm start must win a trial on held-out data, of so large a share of the "
+        "epochs; 0: no trial",
+    )
     head_start: Literal["given", "probe"] = Field(
         "given",
         description="given: a fresh head, or with a warm start the known ticket's; probe: solved "

@@ -20,7 +20,8 @@ from rtl_continual.routing import FeatureMixture
 from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import Mask, Skeleton, Ticket, TicketBank, TicketInfo, top_scores
 from rtl_continual.training._augment import random_shift
-from rtl_continual.training._learn import TrunkCache, epoch_batches, steps_per_epoch
+from rtl_continual.training._epochs import epoch_batches, steps_per_epoch
+from rtl_continual.training._learn import TrunkCache
 from rtl_continual.training._learner import batch_norm_mode
 
 __all__ = ["JointConfig", "learn_joint"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,11 +14,13 @@ from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import Ticket, TicketBank, TicketInfo
 from rtl_continual.training._balance import balance_classes
 from rtl_continual.training._config import TicketConfig
+from rtl_continual.training._epochs import epoch_batches, steps_per_epoch
 from rtl_continual.training._head_start import finish_head, start_head
 from rtl_continual.training._learner import TicketLearner
+from rtl_continual.training._start import choose_start
 from rtl_continual.training._watch import OnCollapse, watch_collapse
 
-__all__ = ["TrunkCache", "choose_parent", "commit_ticket", "epoch_batches", "learn_ticket"]
+__all__ = ["TrunkCache", "commit_ticket", "learn_ticket"]
 
 
 class TrunkCache:
@@ -76,44 +78,6 @@ def _rows_to_channels_last(rows: torch.Tensor) -> torch.Tensor:
     return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
 
-def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[torch.Tensor]:
-    """Shuffled batches of indices; a last batch of one sample joins the one before it.
-
-    Batch norm cannot learn from a single sample, and dropping samples would make results depend
-    on the batch size.
-    """
-    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    order = torch.randperm(count, generator=generator)
-    batches = list(order.split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    yield from batches
-
-
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """How many batches :func:`epoch_batches` gives."""
-    batches = -(-count // batch_size)
-    return batches - 1 if batches > 1 and count % batch_size == 1 else batches
-
-
-@torch.no_grad()
-def choose_parent(bank: TicketBank, cache: TrunkCache, *, limit: int = 512) -> Ticket | None:
-    """The ticket whose outputs fit the new data best (lowest task loss), or ``None`` without one.
-
-    Args:
-        bank: the tickets to choose from.
-        cache: the new data.
-        limit: judge on at most so many samples, evenly spread.
-    """
-    if not len(bank):
-        return None
-    count = len(cache.targets)
-    index = torch.linspace(0, count - 1, min(limit, count)).round().long().unique()
-    activation, _, targets = cache.batch(index)
-    losses = [float(bank.task.loss(bank.run_ticket(t.id, activation), targets)) for t in bank]
-    return bank[min(range(len(bank)), key=losses.__getitem__)]
-
-
 def learn_ticket(
     bank: TicketBank,
     data: ImageSet,
@@ -139,7 +103,7 @@ def learn_ticket(
         DataError: if the data set is empty, a label is none of the task's, or training diverges.
     """
     cache = TrunkCache(bank, data, config.cache_bytes)
-    parent = None if config.start == "cold" else choose_parent(bank, cache)
+    parent = choose_start(bank, cache, config, seed=seed)
     steps = steps_per_epoch(len(data), config.batch_size) * config.epochs
     learner = TicketLearner(
         bank, config, total_steps=steps, seed=seed, parent=parent, features=cache.features

@@ -18,6 +18,7 @@ from rtl_continual.training import (
     TicketLearner,
     TrunkCache,
     choose_parent,
+    choose_start,
     commit_ticket,
     learn_ticket,
 )
@@ -177,6 +178,26 @@ def test_the_parent_is_the_ticket_that_fits_best(
     ticket, _ = learn(bank, relabelled(1, seed=1), start="core")
     assert ticket.info.parent == 1
     ticket, _ = learn(bank, relabelled(1, seed=1), start="cold")
+    assert ticket.info.parent is None
+
+
+def test_a_warm_start_must_win_its_trial(
+    bank: TicketBank, relabelled: Callable[..., ArraySet]
+) -> None:
+    options = TicketConfig(sparsity=0.8, epochs=6, batch_size=16, start_trial=0.34)
+    cache = TrunkCache(bank, relabelled(0), 10**8)
+    assert choose_start(bank, cache, options, seed=0) is None
+    grow(bank, relabelled(0), epochs=6)
+    before = bank[0].fingerprint
+    assert choose_start(bank, cache, options, seed=0) is bank[0]
+    assert choose_start(bank, cache, options.model_copy(update={"start": "cold"}), seed=0) is None
+    # Its head calls every class by another name: a burden over the two epochs of a trial.
+    other = TrunkCache(bank, relabelled(1, seed=1), 10**8)
+    assert choose_start(bank, other, options, seed=0) is None
+    untried = options.model_copy(update={"start_trial": 0.0})
+    assert choose_start(bank, other, untried, seed=0) is bank[0]
+    assert bank[0].fingerprint == before
+    ticket, _ = learn(bank, relabelled(1, seed=1), epochs=6, start_trial=0.34)
     assert ticket.info.parent is None
 
 

@@ -1,0 +1,90 @@
+"""What a new ticket starts from: nothing, or what the bank already knows."""
+
+from __future__ import annotations
+
+import torch
+
+from rtl_continual.tickets import Ticket, TicketBank
+from rtl_continual.training._balance import balance_classes
+from rtl_continual.training._config import TicketConfig
+from rtl_continual.training._epochs import epoch_batches, steps_per_epoch
+from rtl_continual.training._head_start import HasActivations, start_head
+from rtl_continual.training._learner import TicketLearner
+
+__all__ = ["choose_parent", "choose_start"]
+
+_HELD_OUT = 5
+"""One sample in so many judges a trial."""
+
+
+@torch.no_grad()
+def choose_parent(bank: TicketBank, cache: HasActivations, *, limit: int = 512) -> Ticket | None:
+    """The ticket whose outputs fit the new data best (lowest task loss), or ``None`` without one.
+
+    Args:
+        bank: the tickets to choose from.
+        cache: the new data.
+        limit: judge on at most so many samples, evenly spread.
+    """
+    if not len(bank):
+        return None
+    count = len(cache.targets)
+    index = torch.linspace(0, count - 1, min(limit, count)).round().long().unique()
+    activation, _, targets = cache.batch(index)
+    losses = [float(bank.task.loss(bank.run_ticket(t.id, activation), targets)) for t in bank]
+    return bank[min(range(len(bank)), key=losses.__getitem__)]
+
+
+def choose_start(
+    bank: TicketBank, cache: HasActivations, config: TicketConfig, *, seed: int
+) -> Ticket | None:
+    """The ticket to start from, or ``None`` for a cold start.
+
+    With ``config.start_trial`` a warm start has to earn its place: a few epochs of each kind are
+    run on four fifths of the data, to the sparsity that is asked for, and the lower loss on the
+    rest decides. Both trials see the same batches.
+
+    Args:
+        bank: what is known; not changed.
+        cache: the new data.
+        config: options.
+        seed: of everything random in the trials.
+    """
+    parent = None if config.start == "cold" else choose_parent(bank, cache)
+    count = len(cache.targets)
+    if parent is None or not config.start_trial or count < 2 * _HELD_OUT:
+        return parent
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held, kept = order[: count // _HELD_OUT], order[count // _HELD_OUT :]
+    warm, cold = (
+        _trial_loss(bank, cache, config, start, kept, held, seed) for start in (parent, None)
+    )
+    return parent if warm <= cold else None
+
+
+def _trial_loss(
+    bank: TicketBank,
+    cache: HasActivations,
+    config: TicketConfig,
+    parent: Ticket | None,
+    kept: torch.Tensor,
+    held: torch.Tensor,
+    seed: int,
+) -> float:
+    """Loss on the samples held out, of a ticket trained on the others for a share of the epochs."""
+    epochs = max(1, round(config.start_trial * config.epochs))
+    steps = epochs * steps_per_epoch(len(kept), config.batch_size)
+    learner = TicketLearner(bank, config, total_steps=steps, seed=seed, parent=parent)
+    start_head(learner, cache)
+    balance_classes(learner, cache)
+    for epoch in range(epochs):
+        for index in epoch_batches(len(kept), config.batch_size, seed, epoch):
+            activation, _, targets = cache.batch(kept[index])
+            learner.step(activation, targets)
+    with torch.no_grad():
+        total = 0.0
+        for index in held.split(256):
+            activation, _, targets = cache.batch(index)
+            outputs = learner.forward(activation, training=False)
+            total += float(bank.task.loss(outputs, targets)) * len(index)
+    return total / len(held)
