@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from rtl_continual.errors import DataError, RTLError
 from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import TicketBank
-from rtl_continual.training import TrunkCache, epoch_batches, steps_per_epoch
+from rtl_continual.training import TrunkCache, epoch_batches, steps_per_epoch, take_turns
 
 __all__ = [
     "CachedLoader",
     "EpochOrder",
     "ExperienceCache",
+    "JointOrder",
     "channels_last",
     "check_batch",
     "check_sample",
@@ -121,6 +122,51 @@ class EpochOrder(Sampler[list[int]]):
         if self.drop_last:
             return self.count // self.batch_size
         return steps_per_epoch(self.count, self.batch_size)
+
+
+class JointOrder(Sampler[list[int]]):
+    """Batches of several groups of samples, which lie one after the other, taking turns.
+
+    Args:
+        sizes: samples of each group.
+        batch_size: as for :class:`EpochOrder`, which each group has one of its own of.
+        seed: of the order.
+        shuffle: keep the given order if false.
+        drop_last: leave out a group's last batch that is not full.
+
+    Raises:
+        DataError: if ``drop_last`` would leave nothing of a group.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        batch_size: int,
+        seed: int,
+        *,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        self._orders = [
+            EpochOrder(size, batch_size, seed, shuffle=shuffle, drop_last=drop_last)
+            for size in sizes
+        ]
+        self._starts = [sum(sizes[:group]) for group in range(len(sizes))]
+        self.steps = [len(order) for order in self._orders]
+        self.turns = take_turns(self.steps)
+
+    def next_epoch(self) -> None:
+        """Another pass, in another order."""
+        for order in self._orders:
+            order.epoch += 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = [iter(order) for order in self._orders]
+        for group in self.turns:
+            yield [self._starts[group] + index for index in next(batches[group])]
+
+    def __len__(self) -> int:
+        return len(self.turns)
 
 
 def check_batch(batch: Any, bank: TicketBank, where: str) -> None:
@@ -255,7 +301,7 @@ class CachedLoader:
         order: gives the batches' indices.
     """
 
-    def __init__(self, cache: TrunkCache, order: EpochOrder) -> None:
+    def __init__(self, cache: TrunkCache, order: JointOrder) -> None:
         self.cache = cache
         self.batch_sampler = order
 

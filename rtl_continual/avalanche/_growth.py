@@ -1,11 +1,12 @@
-"""Growth inside the strategy: an experience taken apart into the clusters that need tickets."""
+"""Growth inside the strategy: which clusters of an experience need tickets."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -13,7 +14,7 @@ from rtl_continual.avalanche._batches import ExperienceCache
 from rtl_continual.avalanche._unfinished import cluster_name
 from rtl_continual.discovery import Discovery, DiscoveryConfig, KnownTickets, discover
 from rtl_continual.routing import FeatureMixture
-from rtl_continual.tickets import TicketBank
+from rtl_continual.tickets import Ticket, TicketBank
 
 __all__ = ["ExperienceGrowth"]
 
@@ -33,16 +34,20 @@ class ExperienceGrowth:
         self._known = KnownTickets([FeatureMixture(t.statistics) for t in bank])
         self._features: list[torch.Tensor] = []
 
-    def split(
+    def look(
         self, experience: Any, make_loader: Callable[[Dataset[Any]], DataLoader[Any]]
-    ) -> list[Any]:
-        """Copies of an experience, each with the samples of one new cluster.
+    ) -> Any | None:
+        """A copy of an experience with the samples of its new clusters, one after the other.
 
-        The domain's name is taken off: a cluster is called by its number.
+        Its ``clusters`` are their sizes by name. The domain's name is taken off: a cluster is
+        called by its number.
 
         Args:
             experience: what has arrived.
             make_loader: of its samples in their own order.
+
+        Returns:
+            The copy, or ``None`` if there is nothing new.
 
         Raises:
             DataError: if samples cannot be used.
@@ -53,20 +58,26 @@ class ExperienceGrowth:
         self.found = discover(
             cache.features, self._known, self.config, targets=cache.targets.cpu().numpy()
         )
-        parts = []
-        for ticket in self.found.new:
-            rows = self.found.members(ticket)
-            part = copy.copy(experience)
-            part._dataset = experience.dataset.subset(rows.tolist())
-            part.domain, part.cluster = None, f"cluster {ticket}"
-            parts.append(part)
-            self._features.append(cache.features[torch.from_numpy(rows).to(cache.features.device)])
-        return parts
+        if not self.found.new:
+            return None
+        groups = [self.found.members(ticket) for ticket in self.found.new]
+        self._features = [
+            cache.features[torch.from_numpy(r).to(cache.features.device)] for r in groups
+        ]
+        part = copy.copy(experience)
+        part._dataset = experience.dataset.subset(np.concatenate(groups).tolist())
+        part.domain = None
+        part.clusters = {
+            f"cluster {ticket}": len(rows)
+            for ticket, rows in zip(self.found.new, groups, strict=True)
+        }
+        return part
 
-    def commit(self) -> None:
-        """The ticket of the next cluster found has joined the bank, as its last one."""
-        mixture = FeatureMixture(self.bank[len(self.bank) - 1].statistics)
-        self._known.add(mixture, self._features.pop(0))
+    def commit(self, tickets: Sequence[Ticket]) -> None:
+        """The tickets of the new clusters have joined the bank."""
+        for ticket, features in zip(tickets, self._features, strict=True):
+            self._known.add(FeatureMixture(ticket.statistics), features)
+        self._features.clear()
 
     def forget(self) -> None:
         """Leave out the clusters whose tickets were not finished."""

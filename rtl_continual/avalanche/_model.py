@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,10 +22,10 @@ class RoutedModel(nn.Module):
 
     In evaluation mode the outputs are those of ``bank.predict``: from the images alone, with the
     tickets that the router picks. Where there is no ticket yet, or the router abstains, all
-    classes get the same output (zero). In training mode, while a ticket is being learned, the
-    outputs are that ticket's.
+    classes get the same output (zero). In training mode, while tickets are being learned, the
+    outputs are those of :attr:`learner`, whose batch it is.
 
-    Its parameters are the frozen backbone's and those of the ticket that is being learned; its
+    Its parameters are the frozen backbone's and those of the tickets that are being learned; its
     state dict holds both, so a plugin can keep a copy and put it back. Committed tickets are in
     :attr:`bank` and not in the state dict.
 
@@ -43,7 +44,7 @@ class RoutedModel(nn.Module):
         super().__init__()
         self.bank = bank
         self.backbone = bank.backbone
-        self.ticket = nn.Module()
+        self.tickets = nn.ModuleList()
         self.learner: TicketLearner | None = None
         self.prediction: Prediction | None = None
         self.features: torch.Tensor | None = None
@@ -57,39 +58,43 @@ class RoutedModel(nn.Module):
         """
         return self.bank if self._provisional is None else self._provisional
 
-    def begin(self, learner: TicketLearner) -> None:
-        """Show the parameters of a ticket that is about to be learned."""
-        self.learner = learner
-        self.ticket = _parameters_of(learner)
+    def begin(self, learners: Sequence[TicketLearner]) -> None:
+        """Show the parameters of tickets that are about to be learned."""
+        self.learner = learners[0]
+        self.tickets = nn.ModuleList(_parameters_of(learner) for learner in learners)
 
     def end(self) -> None:
-        """Forget the learner; its ticket has been committed, or given up."""
+        """Forget the learners; their tickets have been committed, or given up."""
         self.learner = None
-        self.ticket = nn.Module()
+        self.tickets = nn.ModuleList()
         self.features = None
 
-    def show_unfinished(self, mixture: FeatureMixture, info: TicketInfo) -> None:
-        """Evaluate the ticket that is being learned, as it stands, as if it were committed.
+    def show_unfinished(
+        self,
+        learners: Sequence[TicketLearner],
+        mixtures: Sequence[FeatureMixture],
+        infos: Sequence[TicketInfo],
+    ) -> None:
+        """Evaluate the tickets that are being learned, as they stand, as if they were committed.
 
         Args:
-            mixture: of its router features.
-            info: what is known about it.
+            learners: the tickets.
+            mixtures: of their router features.
+            infos: what is known about them.
         """
-        learner = self.learner
-        if learner is None:
-            return
         self._provisional = _twin(self.bank)
-        self._provisional.append(
-            Ticket(
-                id=len(self.bank),
-                mask=learner.scores.mask(),
-                norm=learner.norm,
-                head=learner.head.state_dict(),
-                statistics=mixture.tensors(),
-                info=info,
+        for learner, mixture, info in zip(learners, mixtures, infos, strict=True):
+            self._provisional.append(
+                Ticket(
+                    id=len(self._provisional),
+                    mask=learner.scores.mask(),
+                    norm=learner.norm,
+                    head=learner.head.state_dict(),
+                    statistics=mixture.tensors(),
+                    info=info,
+                )
             )
-        )
-        self._provisional.router.add(mixture)  # type: ignore[union-attr]
+            self._provisional.router.add(mixture)  # type: ignore[union-attr]
 
     def hide_unfinished(self) -> None:
         """Back to the committed tickets."""

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from rtl_continual.avalanche._batches import (
     CachedLoader,
-    EpochOrder,
+    JointOrder,
     check_batch,
     check_sample,
     loader_options,
@@ -34,13 +34,19 @@ from rtl_continual.avalanche._setup import (
     make_config,
     quiet_evaluator,
 )
-from rtl_continual.avalanche._unfinished import UnfinishedTicket, cluster_name
+from rtl_continual.avalanche._unfinished import UnfinishedTickets, cluster_name, cluster_sizes
 from rtl_continual.backbones import Backbone
 from rtl_continual.discovery import DiscoveryConfig
 from rtl_continual.errors import RTLError
 from rtl_continual.routing import Router
 from rtl_continual.tickets import Prediction, TicketBank
-from rtl_continual.training import TicketConfig, TicketLearner, commit_ticket
+from rtl_continual.training import (
+    TicketConfig,
+    TicketLearner,
+    commit_tickets,
+    drive_together,
+    joint_parameter_groups,
+)
 
 __all__ = ["RoutedTickets", "TicketPlugin"]
 
@@ -52,7 +58,10 @@ class TicketPlugin(SupervisedPlugin):
     """
 
     def after_ticket_added(self, strategy: RoutedTickets, **kwargs: Any) -> Any:
-        """Called when an experience's ticket has joined ``strategy.bank``, as its last one."""
+        """Called when an experience's ticket has joined ``strategy.bank``, as its last one.
+
+        With ``growth="discover"`` several can join at once, as its last ones, in one call.
+        """
 
 
 class RoutedTickets(SupervisedTemplate):
@@ -62,8 +71,9 @@ class RoutedTickets(SupervisedTemplate):
     appends it to :attr:`bank` when it ends, before the plugins' ``after_training_exp`` and the
     final periodic evaluation. Training on the same experience again adds a second ticket.
     With ``growth="discover"`` nobody has to say where a domain begins: an experience is taken
-    apart into clusters, and each one that no ticket serves yet is trained on as an experience of
-    its own; one that brings nothing new is not trained on.
+    apart into clusters, and those that no ticket serves yet get a ticket each. These are trained
+    together with the router, their batches taking turns. An experience that brings nothing new is
+    not trained on.
     The backbone and earlier tickets never change. Evaluation reads images alone: no task label,
     no experience number, no domain name.
 
@@ -107,7 +117,8 @@ class RoutedTickets(SupervisedTemplate):
 
     PLUGIN_CLASS = TicketPlugin
     dataloader: Any
-    _order: EpochOrder
+    _own_loader: Any
+    _order: JointOrder
     _mb_features: torch.Tensor | None
 
     def __init__(
@@ -146,7 +157,7 @@ class RoutedTickets(SupervisedTemplate):
         self.seed = seed
         self.cache_trunk = cache_trunk
         self.mb_prediction: Prediction | None = None
-        self._unfinished: UnfinishedTicket | None = None
+        self._unfinished: UnfinishedTickets | None = None
         super().__init__(
             model=RoutedModel(self.bank),
             optimizer=TicketLearner.build_optimizer(idle_groups(self.bank, self.config, device)),
@@ -164,13 +175,21 @@ class RoutedTickets(SupervisedTemplate):
 
     @property
     def learner(self) -> TicketLearner | None:
-        """The ticket that is being learned, between the start and the end of an experience."""
-        return None if self._unfinished is None else self._unfinished.learner
+        """The ticket that is being learned, between the start and the end of an experience.
+
+        Of several, the one that the present batch belongs to.
+        """
+        return self.model.learner
 
     @property
-    def _current(self) -> UnfinishedTicket:
+    def _current(self) -> UnfinishedTickets:
         assert self._unfinished is not None, "only inside a training experience"
         return self._unfinished
+
+    @property
+    def _learner(self) -> TicketLearner:
+        assert self.model.learner is not None, "only inside a training experience"
+        return self.model.learner
 
     def train(
         self, experiences: Any, eval_streams: Sequence[Any] | None = None, **kwargs: Any
@@ -198,9 +217,9 @@ class RoutedTickets(SupervisedTemplate):
                 return super().train(experiences, eval_streams, **kwargs)
             given = experiences if isinstance(experiences, Iterable) else [experiences]
             for experience in given:
-                parts = self.growth.split(experience, partial(self._plain_loader, kwargs))
+                part = self.growth.look(experience, partial(self._plain_loader, kwargs))
                 seen = [experience] if eval_streams is None else eval_streams
-                for part in parts:
+                if part is not None:
                     super().train(part, list(seen), **kwargs)
             return dict(self.evaluator.get_last_metrics())
         finally:
@@ -229,7 +248,8 @@ class RoutedTickets(SupervisedTemplate):
         try:
             with same_random_state(self.device):
                 if self._unfinished is not None:
-                    self.model.show_unfinished(self._unfinished.mixture, self._unfinished.info)
+                    work = self._unfinished
+                    self.model.show_unfinished(work.learners, work.mixtures, work.infos)
                 return super().eval(exp_list, **kwargs)
         finally:
             self.model.hide_unfinished()
@@ -255,11 +275,13 @@ class RoutedTickets(SupervisedTemplate):
     ) -> None:
         """Batches in the order of ``learn_ticket``; see :meth:`train` for the arguments."""
         dataset = self.adapted_dataset
-        self._order = EpochOrder(
-            len(dataset), self.train_mb_size, self.seed, shuffle=shuffle, drop_last=drop_last
+        sizes = [*cluster_sizes(self.experience, len(dataset)).values()]
+        self._order = JointOrder(
+            sizes, self.train_mb_size, self.seed, shuffle=shuffle, drop_last=drop_last
         )
         options = self._loader_options(dataset, num_workers, pin_memory, persistent_workers, kwargs)
         self.dataloader = DataLoader(dataset, batch_sampler=self._order, **options)
+        self._own_loader = self.dataloader
 
     def make_eval_dataloader(
         self,
@@ -312,7 +334,7 @@ class RoutedTickets(SupervisedTemplate):
         dataset = self.adapted_dataset.eval()
         kwargs.pop("persistent_workers", None)
         options = self._loader_options(dataset, num_workers, pin_memory, False, kwargs)
-        self._unfinished = UnfinishedTicket(
+        self._unfinished = UnfinishedTickets(
             self.bank,
             self.experience,
             DataLoader(dataset, batch_size=256, **options),
@@ -322,30 +344,38 @@ class RoutedTickets(SupervisedTemplate):
             seed=self.seed,
             cache_trunk=self.cache_trunk,
         )
-        learner = self._unfinished.learner
-        drive(self.optimizer, learner.parameter_groups())
-        learner.optimizer = self.optimizer
-        self.model.begin(learner)
+        learners = self._unfinished.learners
+        drive(self.optimizer, joint_parameter_groups(learners))
+        drive_together(learners, self.optimizer)
+        self.model.begin(learners)
         if self.cache_trunk:
-            self.dataloader = self._unfinished.cached_loader
+            self.dataloader = self._own_loader = self._unfinished.cached_loader
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         # A stop in the last epoch of one experience would otherwise end the next one unlearned.
         self._stop_training = False
         super()._before_training_exp(**kwargs)
+        learners, steps = self._current.learners, len(self.dataloader)
         # A plugin may have put its own loader in place, with its own number of steps.
-        self._current.learner.total_steps = max(1, len(self.dataloader) * self.train_epochs)
+        if len(learners) == 1:
+            learners[0].total_steps = max(1, steps * self.train_epochs)
+        elif self.dataloader is not self._own_loader:
+            raise RTLError(
+                f"{len(learners)} new tickets are learned together, and a plugin has replaced the "
+                "loader: nobody can say which ticket a batch is of; train without that plugin"
+            )
 
     def training_epoch(self, **kwargs: Any) -> None:
         """One pass over the experience."""
         super().training_epoch(**kwargs)
-        self._current.order.epoch += 1
+        self._current.order.next_epoch()
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         super()._train_exp(experience, eval_streams, **kwargs)
-        commit_ticket(self.bank, self._current.finish(), self.learner)
+        tickets = self._current.finish()
+        commit_tickets(self.bank, tickets, self._current.learners[0].gate)
         if self.growth is not None:
-            self.growth.commit()
+            self.growth.commit(tickets)
         self._end_ticket()
         trigger_plugins(self, "after_ticket_added", **kwargs)
 
@@ -355,6 +385,8 @@ class RoutedTickets(SupervisedTemplate):
         drive(self.optimizer, idle_groups(self.bank, self.config, self.device))
 
     def _unpack_minibatch(self) -> None:
+        if self.is_training:
+            self.model.learner = self._current.learner_of(self.clock.train_epoch_iterations)
         if not self._cached:
             where = "training data" if self.is_training else "evaluation data"
             check_batch(self.mbatch, self.bank, where)
@@ -369,7 +401,7 @@ class RoutedTickets(SupervisedTemplate):
         """Outputs for the mini-batch, from its images alone."""
         if self._cached:
             self._mb_features = self.mbatch[2]
-            return self._current.learner.forward(self.mb_x)
+            return self._learner.forward(self.mb_x)
         outputs = self.model(self.mb_x)
         # Kept here, because a plugin may run the model on other images before the loss.
         self._mb_features = self.model.features
@@ -379,9 +411,9 @@ class RoutedTickets(SupervisedTemplate):
     def criterion(self) -> torch.Tensor:
         """The ticket's loss in training, the task's in evaluation."""
         if self.is_training:
-            return self._current.learner.loss(self.mb_output, self.mb_y, self._mb_features)
+            return self._learner.loss(self.mb_output, self.mb_y, self._mb_features)
         return super().criterion()
 
     def optimizer_step(self) -> None:
         """One update of the ticket: its rates, its parameters, every few steps its mask."""
-        self._current.learner.update()
+        self._learner.update()

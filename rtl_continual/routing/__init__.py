@@ -10,7 +10,7 @@ from rtl_continual.routing._registry import (
     router_origin,
 )
 from rtl_continual.routing._router import UNKNOWN, Router, RouterConfig, Routing
-from rtl_continual.routing.flat import FlatRouter, FlatRouterConfig
+from rtl_continual.routing.flat import FlatRouter, FlatRouterConfig, GateLearner
 from rtl_continual.routing.hierarchical import HierarchicalRouter, HierarchicalRouterConfig
 from rtl_continual.routing.kmeans import KMeansRouter, KMeansRouterConfig
 from rtl_continual.routing.mahalanobis import MahalanobisRouter, MahalanobisRouterConfig
@@ -22,6 +22,7 @@ __all__ = [
     "FeatureMixture",
     "FlatRouter",
     "FlatRouterConfig",
+    "GateLearner",
     "HierarchicalRouter",
     "HierarchicalRouterConfig",
     "KMeansRouter",

@@ -120,16 +120,17 @@ class FlatRouter(Router):
             self._solve(start=None)
 
     def add(self, statistics: FeatureMixture, samples: torch.Tensor | None = None) -> None:
-        self._grow(statistics, None)
+        self._grow([statistics], None)
 
-    def _grow(self, statistics: FeatureMixture, learner: GateLearner | None) -> None:
+    def _grow(self, statistics: Sequence[FeatureMixture], learner: GateLearner | None) -> None:
         self._check_mixtures()
         if self._metric is not None:
-            self._append(statistics)
-        elif self.num_tickets >= self.config.discriminant_above:
-            self._discriminate([*self._mixtures, statistics])
+            for mixture in statistics:
+                self._append(mixture)
+        elif self.num_tickets + len(statistics) > self.config.discriminant_above:
+            self._discriminate([*self._mixtures, *statistics])
         else:
-            self._mixtures = [*self._mixtures, statistics]
+            self._mixtures = [*self._mixtures, *statistics]
             self._solve(start=learner)
 
     def _discriminate(self, statistics: Sequence[FeatureMixture]) -> None:
@@ -156,19 +157,19 @@ class FlatRouter(Router):
         if self._metric is None and len(self._mixtures) != self.num_tickets:
             raise BankError("this gate was loaded without its tickets' mixtures; call fit() first")
 
-    def gate_learner(self, features: torch.Tensor) -> GateLearner:
-        """A gate with one more output, to be trained jointly with a new ticket.
+    def gate_learner(self, *groups: torch.Tensor) -> GateLearner:
+        """A gate with one more output for each new ticket, to be trained jointly with them.
 
-        A gate in closed form is not trained: its learner knows the new ticket alone.
+        A gate in closed form is not trained: its learner knows the new tickets alone.
 
         Args:
-            features: router features of the new ticket's data, ``[samples, features]``.
+            *groups: router features of each new ticket's data, ``[samples, features]``.
         """
         self._check_mixtures()
-        return GateLearner(self._mixtures, features, self.config)
+        return GateLearner(self._mixtures, groups, self.config)
 
-    def add_trained(self, statistics: FeatureMixture, learner: GateLearner) -> None:
-        """:meth:`add`, starting from a jointly trained gate.
+    def add_trained(self, statistics: Sequence[FeatureMixture], learner: GateLearner) -> None:
+        """:meth:`add` for one or several tickets, starting from the gate trained with them.
 
         The start saves iterations and moves the solution within the solver's tolerance: the gate
         is not the same bits as one fitted from scratch.
@@ -264,53 +265,60 @@ class FlatRouter(Router):
 
 
 class GateLearner:
-    """A gate under joint training with a new ticket.
+    """A gate under joint training with one or several new tickets.
 
-    The new ticket's features come from the same trunk pass that feeds the body; the old tickets
+    The new tickets' features come from the same trunk pass that feeds the body; the old tickets
     are represented by samples of their mixtures.
 
     Args:
         mixtures: of the tickets so far.
-        features: router features of the new ticket's data, ``[samples, features]``.
+        groups: router features of each new ticket's data, ``[samples, features]``.
         config: the flat router's options.
     """
 
     def __init__(
-        self, mixtures: Sequence[FeatureMixture], features: torch.Tensor, config: FlatRouterConfig
+        self,
+        mixtures: Sequence[FeatureMixture],
+        groups: Sequence[torch.Tensor],
+        config: FlatRouterConfig,
     ) -> None:
-        new = features.detach().cpu().double()
-        self.label = len(mixtures)
+        self.label, self._new = len(mixtures), len(groups)
         self._generator = torch.Generator().manual_seed(config.seed)
         drawn = _draw(mixtures, config)
-        pool = torch.cat([*drawn, new])
+        pool = torch.cat([*drawn, *(group.detach().cpu().double() for group in groups)])
         self.mean, self.scale = pool.mean(dim=0), pool.std(dim=0, correction=0).clamp_min(1e-6)
-        device = features.device
+        device = groups[0].device
         self._old = (
             ((torch.cat(drawn) - self.mean) / self.scale).float().to(device) if drawn else None
         )
         self._old_labels = (
             torch.arange(self.label).repeat_interleave(len(drawn[0]) if drawn else 0).to(device)
         )
-        self.weight = torch.zeros(self.label + 1, new.shape[1], device=device, requires_grad=True)
-        self.bias = torch.zeros(self.label + 1, device=device, requires_grad=True)
+        outputs = self.label + self._new
+        self.weight = torch.zeros(outputs, pool.shape[1], device=device, requires_grad=True)
+        self.bias = torch.zeros(outputs, device=device, requires_grad=True)
 
     def parameters(self) -> list[torch.Tensor]:
         """What an optimizer updates."""
         return [self.weight, self.bias]
 
-    def loss(self, features: torch.Tensor) -> torch.Tensor:
+    def loss(self, features: torch.Tensor, group: int = 0) -> torch.Tensor:
         """Cross-entropy of a batch of new features and as many samples of old tickets' ones.
 
-        Every ticket weighs the same.
+        Over a batch of each new ticket every ticket weighs the same.
+
+        Args:
+            features: of one new ticket's data, ``[batch, features]``.
+            group: which new ticket's, counted from 0.
         """
         x = (features - self.mean.to(features)) / self.scale.to(features)
         logits = x.float() @ self.weight.T + self.bias
-        new = F.cross_entropy(logits, torch.full((len(x),), self.label, device=x.device))
+        new = F.cross_entropy(logits, torch.full((len(x),), self.label + group, device=x.device))
         if self._old is None:
             return new
         pick = torch.randint(len(self._old), (len(x),), generator=self._generator).to(x.device)
         old = F.cross_entropy(self._old[pick] @ self.weight.T + self.bias, self._old_labels[pick])
-        return (new + self.label * old) / (self.label + 1)
+        return (self._new * new + self.label * old) / (self.label + self._new)
 
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias for raw features, float64."""

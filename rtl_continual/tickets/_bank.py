@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -154,13 +154,26 @@ class TicketBank:
             BankError: if its id is not the next one, its name is taken, or it does not fit the
                 backbone and task.
         """
-        if ticket.id != len(self):
-            raise BankError(f"the next ticket's id is {len(self)}, got {ticket.id}")
-        if ticket.name in self._names:
-            raise BankError(f"a ticket named '{ticket.name}' is already in the bank")
-        self.check(ticket)
-        self._appended.append(ticket)
-        self._names.append(ticket.name)
+        self.extend([ticket])
+
+    def extend(self, tickets: Sequence[Ticket]) -> None:
+        """Commit several tickets in their order: all, or none if one does not fit.
+
+        Raises:
+            BankError: as :meth:`append` does.
+        """
+        names: list[str] = []
+        for ticket in tickets:
+            if ticket.id != len(self) + len(names):
+                raise BankError(
+                    f"the next ticket's id is {len(self) + len(names)}, got {ticket.id}"
+                )
+            if ticket.name in self._names or ticket.name in names:
+                raise BankError(f"a ticket named '{ticket.name}' is already in the bank")
+            self.check(ticket)
+            names.append(ticket.name)
+        self._appended += tickets
+        self._names += names
 
     def check(self, ticket: Ticket) -> None:
         """Raise :class:`BankError` unless a ticket fits this backbone and task."""
@@ -355,9 +368,12 @@ class TicketBank:
         """Pairwise mask overlap ``[tickets, tickets]`` (Jaccard; optionally beyond chance)."""
         return similarity_matrix([t.mask for t in self], corrected=corrected)
 
-    def similarity_to(self, mask: Mask) -> float | None:
-        """Mean Jaccard overlap of ``mask`` with every ticket's; ``None`` without tickets."""
-        overlaps = [mask.jaccard(ticket.mask) for ticket in self]
+    def similarity_to(self, mask: Mask, more: Iterable[Mask] = ()) -> float | None:
+        """Mean Jaccard overlap of ``mask`` with every ticket's, and with ``more`` masks.
+
+        ``None`` if there are none.
+        """
+        overlaps = [mask.jaccard(other) for other in (*(t.mask for t in self), *more)]
         return sum(overlaps) / len(overlaps) if overlaps else None
 
     def union_mask(self) -> Mask:

@@ -11,11 +11,26 @@ from rtl_continual.training._collapse_scores import (
     TicketState,
 )
 from rtl_continual.training._config import TicketConfig
-from rtl_continual.training._epochs import epoch_batches, steps_per_epoch
+from rtl_continual.training._epochs import epoch_batches, steps_per_epoch, take_turns
 from rtl_continual.training._head_start import finish_head, solve_linear, start_head
 from rtl_continual.training._joint import JointConfig, learn_joint
-from rtl_continual.training._learn import TrunkCache, commit_ticket, learn_ticket
-from rtl_continual.training._learner import TicketLearner, batch_norm_mode
+from rtl_continual.training._learn import (
+    CacheRows,
+    TrunkCache,
+    TrunkOutputs,
+    commit_ticket,
+    commit_tickets,
+    finish_tickets,
+    learn_ticket,
+    learn_tickets,
+    start_learners,
+)
+from rtl_continual.training._learner import (
+    TicketLearner,
+    batch_norm_mode,
+    drive_together,
+    joint_parameter_groups,
+)
 from rtl_continual.training._mapped import MappedTrunkCache
 from rtl_continual.training._relaxation import (
     BUILT_IN_RELAXATION_POLICIES,
@@ -38,6 +53,7 @@ __all__ = [
     "BUILT_IN_RELAXATION_POLICIES",
     "COLLAPSE_SCORES",
     "RELAXATION_POLICIES",
+    "CacheRows",
     "CollapseConfig",
     "CollapseMonitor",
     "CollapseReport",
@@ -60,20 +76,28 @@ __all__ = [
     "TicketLearner",
     "TicketState",
     "TrunkCache",
+    "TrunkOutputs",
     "balance_classes",
     "batch_norm_mode",
     "build_relaxation_policy",
     "choose_parent",
     "choose_start",
     "commit_ticket",
+    "commit_tickets",
+    "drive_together",
     "epoch_batches",
     "finish_head",
+    "finish_tickets",
+    "joint_parameter_groups",
     "learn_joint",
     "learn_ticket",
+    "learn_tickets",
     "random_flip",
     "random_shift",
     "solve_linear",
     "start_head",
+    "start_learners",
     "steps_per_epoch",
+    "take_turns",
     "watch_collapse",
 ]

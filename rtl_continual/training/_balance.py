@@ -15,7 +15,8 @@ __all__ = ["balance_classes"]
 class HasTargets(Protocol):
     """A data set's labels."""
 
-    targets: torch.Tensor
+    @property
+    def targets(self) -> torch.Tensor: ...
 
 
 def balance_classes(learner: TicketLearner, cache: HasTargets) -> None:

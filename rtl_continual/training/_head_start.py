@@ -24,7 +24,8 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class HasActivations(Protocol):
     """A trunk's outputs for a data set."""
 
-    targets: torch.Tensor
+    @property
+    def targets(self) -> torch.Tensor: ...
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...
 

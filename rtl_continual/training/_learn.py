@@ -1,26 +1,52 @@
-"""Learning a ticket from a data set, without Avalanche."""
+"""Learning tickets from a data set, without Avalanche."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 
 from rtl_continual.errors import DataError
-from rtl_continual.routing import FeatureMixture, FlatRouter
+from rtl_continual.routing import FeatureMixture, FlatRouter, GateLearner
 from rtl_continual.streams import ImageSet
 from rtl_continual.tickets import Ticket, TicketBank, TicketInfo
 from rtl_continual.training._balance import balance_classes
 from rtl_continual.training._config import TicketConfig
-from rtl_continual.training._epochs import epoch_batches, steps_per_epoch
+from rtl_continual.training._epochs import epoch_batches, steps_per_epoch, take_turns
 from rtl_continual.training._head_start import finish_head, start_head
-from rtl_continual.training._learner import TicketLearner
+from rtl_continual.training._learner import (
+    TicketLearner,
+    drive_together,
+    joint_parameter_groups,
+)
 from rtl_continual.training._start import choose_start
 from rtl_continual.training._watch import OnCollapse, watch_collapse
 
-__all__ = ["TrunkCache", "commit_ticket", "learn_ticket"]
+__all__ = [
+    "CacheRows",
+    "TrunkCache",
+    "TrunkOutputs",
+    "commit_ticket",
+    "commit_tickets",
+    "finish_tickets",
+    "learn_ticket",
+    "learn_tickets",
+    "start_learners",
+]
+
+
+class TrunkOutputs(Protocol):
+    """What a trunk makes of some samples: router features and targets of all, batches of both."""
+
+    @property
+    def features(self) -> torch.Tensor: ...
+
+    @property
+    def targets(self) -> torch.Tensor: ...
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...
 
 
 class TrunkCache:
@@ -68,6 +94,24 @@ class TrunkCache:
         return _rows_to_channels_last(_channels_last_rows(activation)), features, targets
 
 
+class CacheRows:
+    """Some samples of a cache, numbered from 0; nothing is copied but features and targets.
+
+    Args:
+        cache: of more samples.
+        rows: which ones, ``int64 [samples]``.
+    """
+
+    def __init__(self, cache: TrunkOutputs, rows: torch.Tensor) -> None:
+        self.features = cache.features[rows.to(cache.features.device)]
+        self.targets = cache.targets[rows]
+        self._cache, self._rows = cache, rows
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Activations, router features and targets of a batch."""
+        return self._cache.batch(self._rows[index])
+
+
 def _channels_last_rows(activation: torch.Tensor) -> torch.Tensor:
     """``[batch, height, width, channels]`` in memory, so that picking rows keeps the order."""
     return activation.permute(0, 2, 3, 1).contiguous() if activation.ndim == 4 else activation
@@ -76,6 +120,134 @@ def _channels_last_rows(activation: torch.Tensor) -> torch.Tensor:
 def _rows_to_channels_last(rows: torch.Tensor) -> torch.Tensor:
     """The inverse view; convolutions are 1.2 to 2.5 times faster on it on a processor."""
     return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
+
+
+def start_learners(
+    bank: TicketBank,
+    groups: Sequence[TrunkOutputs],
+    config: TicketConfig,
+    *,
+    names: Sequence[str],
+    steps: Sequence[int],
+    seed: int,
+    on_collapse: OnCollapse | None = None,
+) -> list[TicketLearner]:
+    """A learner for each group of samples; all are driven by one optimizer and train one gate.
+
+    Each starts from the ticket of the bank that fits its data best, if the options want that.
+
+    Args:
+        bank: the bank the tickets will join.
+        groups: what each ticket will serve.
+        config: options.
+        names: the tickets' names.
+        steps: updates planned for each ticket.
+        seed: of everything random here.
+        on_collapse: told of every flag of ``config.collapse`` and what was done about it.
+    """
+    gate = TicketLearner.build_gate(bank, config, [group.features for group in groups])
+    learners = [
+        TicketLearner(
+            bank,
+            config,
+            total_steps=total,
+            seed=seed,
+            parent=choose_start(bank, group, config, seed=seed),
+            gate=gate,
+            group=number,
+        )
+        for number, (group, total) in enumerate(zip(groups, steps, strict=True))
+    ]
+    drive_together(learners, TicketLearner.build_optimizer(joint_parameter_groups(learners)))
+    for learner, group, name in zip(learners, groups, names, strict=True):
+        start_head(learner, group)
+        balance_classes(learner, group)
+        watch_collapse(learner, group, ticket=name, on_collapse=on_collapse)
+    return learners
+
+
+def finish_tickets(
+    learners: Sequence[TicketLearner],
+    groups: Sequence[TrunkOutputs],
+    infos: Sequence[TicketInfo],
+    *,
+    seed: int,
+) -> list[Ticket]:
+    """The tickets of learners that have been trained, in their order.
+
+    Args:
+        learners: of :func:`start_learners`.
+        groups: their data.
+        infos: name, cluster and provenance of each; the rest is filled in.
+        seed: of the feature mixtures.
+
+    Raises:
+        DataError: if training diverged.
+    """
+    tickets: list[Ticket] = []
+    for learner, group, info in zip(learners, groups, infos, strict=True):
+        finish_head(learner, group)
+        masks = [ticket.mask for ticket in tickets]
+        tickets.append(learner.finish(group.features, info, seed=seed, siblings=masks))
+    return tickets
+
+
+def learn_tickets(
+    bank: TicketBank,
+    cache: TrunkCache,
+    groups: Sequence[torch.Tensor],
+    config: TicketConfig,
+    *,
+    infos: Sequence[TicketInfo],
+    seed: int,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_collapse: OnCollapse | None = None,
+) -> tuple[list[Ticket], list[TicketLearner]]:
+    """Learn a ticket for each group of samples, all together with the router.
+
+    The trunk has run once, for all groups. Their batches take turns, so that all groups finish
+    each epoch together, and one gate learns from every batch to tell the new tickets from each
+    other and from the bank's. The bank is not changed; :func:`commit_tickets` does that.
+
+    Args:
+        bank: the bank the tickets will join.
+        cache: the trunk's outputs.
+        groups: rows of the samples that each ticket will serve.
+        config: options.
+        infos: name, cluster and provenance of each ticket; the rest is filled in.
+        seed: of everything random here.
+        on_epoch: called after each epoch with ``epoch``, ``loss`` and ``sparsity`` (the first
+            ticket's).
+        on_collapse: told of every flag of ``config.collapse`` and what was done about it.
+
+    Raises:
+        DataError: without a group, if one is empty, or if training diverges.
+    """
+    if not groups or not all(len(rows) for rows in groups):
+        raise DataError("every ticket needs a group of at least one sample")
+    parts = [CacheRows(cache, rows) for rows in groups]
+    steps = [steps_per_epoch(len(rows), config.batch_size) for rows in groups]
+    learners = start_learners(
+        bank,
+        parts,
+        config,
+        names=[info.name for info in infos],
+        steps=[count * config.epochs for count in steps],
+        seed=seed,
+        on_collapse=on_collapse,
+    )
+    for epoch in range(config.epochs):
+        total = torch.zeros(())
+        batches = [epoch_batches(len(p.targets), config.batch_size, seed, epoch) for p in parts]
+        for turn in take_turns(steps):
+            index = next(batches[turn])
+            activation, features, targets = parts[turn].batch(index)
+            loss, _ = learners[turn].step(activation, targets, features)
+            total += loss.cpu() * len(index)
+        if on_epoch is not None:
+            mean = float(total) / sum(len(rows) for rows in groups)
+            on_epoch({"epoch": epoch, "loss": mean, "sparsity": learners[0].sparsity})
+    return finish_tickets(learners, parts, infos, seed=seed), learners
 
 
 def learn_ticket(
@@ -88,60 +260,49 @@ def learn_ticket(
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     on_collapse: OnCollapse | None = None,
 ) -> tuple[Ticket, TicketLearner]:
-    """Learn a ticket for ``data``. The bank is not changed; :func:`commit_ticket` does that.
-
-    Args:
-        bank: the bank the ticket will join.
-        data: what the ticket will serve.
-        config: options.
-        info: name, cluster and provenance; the rest is filled in.
-        seed: of everything random here.
-        on_epoch: called after each epoch with ``epoch``, ``loss`` and ``sparsity``.
-        on_collapse: told of every flag of ``config.collapse`` and what was done about it.
+    """:func:`learn_tickets` for a single ticket that serves the whole data set.
 
     Raises:
         DataError: if the data set is empty, a label is none of the task's, or training diverges.
     """
     cache = TrunkCache(bank, data, config.cache_bytes)
-    parent = choose_start(bank, cache, config, seed=seed)
-    steps = steps_per_epoch(len(data), config.batch_size) * config.epochs
-    learner = TicketLearner(
-        bank, config, total_steps=steps, seed=seed, parent=parent, features=cache.features
+    tickets, learners = learn_tickets(
+        bank,
+        cache,
+        [torch.arange(len(data))],
+        config,
+        infos=[info],
+        seed=seed,
+        on_epoch=on_epoch,
+        on_collapse=on_collapse,
     )
-    start_head(learner, cache)
-    balance_classes(learner, cache)
-    watch_collapse(learner, cache, ticket=info.name, on_collapse=on_collapse)
-    for epoch in range(config.epochs):
-        total = torch.zeros(())
-        for index in epoch_batches(len(data), config.batch_size, seed, epoch):
-            activation, features, targets = cache.batch(index)
-            loss, _ = learner.step(activation, targets, features)
-            total += loss.cpu() * len(index)
-        if on_epoch is not None:
-            on_epoch(
-                {"epoch": epoch, "loss": float(total) / len(data), "sparsity": learner.sparsity}
-            )
-    finish_head(learner, cache)
-    info = replace(
-        info,
-        parent=None if parent is None else parent.id,
-        sparsity_target=learner.target,
-        samples=len(data),
-    )
-    return learner.finish(cache.features, info, seed=seed), learner
+    return tickets[0], learners[0]
 
 
 def commit_ticket(bank: TicketBank, ticket: Ticket, learner: TicketLearner | None = None) -> None:
-    """Append a ticket and teach it to the router: both, or neither if one of them fails.
+    """:func:`commit_tickets` for a single one."""
+    commit_tickets(bank, [ticket], None if learner is None else learner.gate)
+
+
+def commit_tickets(
+    bank: TicketBank, tickets: Sequence[Ticket], gate: GateLearner | None = None
+) -> None:
+    """Append tickets and teach them to the router: all, or none if one of them fails.
 
     The router learns as a copy, which then takes its place in the bank.
+
+    Args:
+        bank: the bank.
+        tickets: new ones, in the order of their ids.
+        gate: the gate that was trained with these tickets, where a flat router's fit may start.
     """
     router = copy.deepcopy(bank.router)
     if router is not None:
-        mixture = FeatureMixture(ticket.statistics)
-        if isinstance(router, FlatRouter) and learner is not None and learner.gate is not None:
-            router.add_trained(mixture, learner.gate)
+        mixtures = [FeatureMixture(ticket.statistics) for ticket in tickets]
+        if isinstance(router, FlatRouter) and gate is not None:
+            router.add_trained(mixtures, gate)
         else:
-            router.add(mixture)
-    bank.append(ticket)
+            for mixture in mixtures:
+                router.add(mixture)
+    bank.extend(tickets)
     bank.router = router

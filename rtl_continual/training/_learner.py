@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from rtl_continual.errors import DataError
-from rtl_continual.routing import FeatureMixture, FlatRouter
+from rtl_continual.routing import FeatureMixture, FlatRouter, GateLearner
 from rtl_continual.tickets import (
     Mask,
     MaskScores,
@@ -27,10 +26,11 @@ from rtl_continual.tickets import (
 )
 from rtl_continual.training._augment import random_flip, random_shift
 from rtl_continual.training._config import TicketConfig
+from rtl_continual.training._driver import DecayingOptimizer
 from rtl_continual.training._relaxation import Relaxation
 from rtl_continual.training._watch import CollapseWatch
 
-__all__ = ["TicketLearner", "batch_norm_mode"]
+__all__ = ["TicketLearner", "batch_norm_mode", "drive_together", "joint_parameter_groups"]
 
 
 class TicketLearner:
@@ -47,6 +47,8 @@ class TicketLearner:
         seed: of the fresh head.
         parent: the ticket to start from, or ``None`` for a cold start.
         features: router features ``[samples, features]`` of the data, for the gate's scaling.
+        gate: the gate that is trained with this ticket and others; by default one for it alone.
+        group: which of the tickets that are learned together this one is, counted from 0.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class TicketLearner:
         seed: int,
         parent: Ticket | None = None,
         features: torch.Tensor | None = None,
+        gate: GateLearner | None = None,
+        group: int = 0,
     ) -> None:
         self.bank = bank
         self.config = config
@@ -86,12 +90,11 @@ class TicketLearner:
         if parent is not None:
             self.head.load_state_dict(dict(parent.head))
         self._generator = torch.Generator().manual_seed(seed)
-        self.gate = None
-        if isinstance(bank.router, FlatRouter) and features is not None and config.gate_weight > 0:
-            self.gate = bank.router.gate_learner(features)
-        self.optimizer = self.build_optimizer(self.parameter_groups())
-        self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
-        self._lrs, self._decay = list(self._base_lrs), 1.0
+        self.group = group
+        self.gate = gate
+        if gate is None and features is not None:
+            self.gate = self.build_gate(bank, config, [features])
+        self.driver = DecayingOptimizer(self.build_optimizer(self.parameter_groups()))
         self.start_sparsity = (
             0.0 if parent is None else max(0.0, config.sparsity - config.start_gap)
         )
@@ -124,6 +127,26 @@ class TicketLearner:
             parts.append(self.gate.parameters())
         rates = self.rates(self.config, gate=self.gate is not None)
         return [{"params": part, "lr": lr} for part, lr in zip(parts, rates, strict=True)]
+
+    @staticmethod
+    def build_gate(
+        bank: TicketBank, config: TicketConfig, groups: Sequence[torch.Tensor]
+    ) -> GateLearner | None:
+        """The gate that is trained with new tickets, if the bank's router has one to train.
+
+        Args:
+            bank: the bank that they will join.
+            config: options.
+            groups: router features of each new ticket's data, ``[samples, features]``.
+        """
+        if not isinstance(bank.router, FlatRouter) or config.gate_weight <= 0:
+            return None
+        return bank.router.gate_learner(*groups)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What updates the parameters."""
+        return self.driver.optimizer
 
     @staticmethod
     def build_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -178,25 +201,14 @@ class TicketLearner:
             outputs = outputs + self.logit_offset
         total = self.bank.task.loss(outputs, targets)
         if self.gate is not None and features is not None:
-            total = total + self.config.gate_weight * self.gate.loss(features)
+            total = total + self.config.gate_weight * self.gate.loss(features, self.group)
         if self.config.sparsity_weight:
             total = total + self.config.sparsity_weight * self.scores.scores.sigmoid().mean()
         return total
 
     def update(self) -> None:
-        """One optimizer step on the gradients at hand; every few steps a new mask.
-
-        A rate that someone else (a scheduler) has set since the last update is kept, and the
-        decay goes on from there.
-        """
-        progress = min(1.0, self.steps_done / self.total_steps)
-        decay = 0.5 * (1 + math.cos(math.pi * progress))
-        for i, group in enumerate(self.optimizer.param_groups):
-            if group["lr"] != self._lrs[i]:
-                self._base_lrs[i] = group["lr"] / (self._decay or 1.0)
-            group["lr"] = self._lrs[i] = self._base_lrs[i] * decay
-        self._decay = decay
-        self.optimizer.step()
+        """One optimizer step on the gradients at hand; every few steps a new mask."""
+        self.driver.step(min(1.0, self.steps_done / self.total_steps))
         self.steps_done += 1
         last = self.steps_done == self.total_steps
         if last or self.steps_done % self.config.binarise_every == 0:
@@ -269,15 +281,23 @@ class TicketLearner:
             ramp=self.config.ramp,
         )
 
-    def finish(self, features: torch.Tensor, info: TicketInfo, *, seed: int) -> Ticket:
-        """The ticket, ready for the bank.
+    def finish(
+        self,
+        features: torch.Tensor,
+        info: TicketInfo,
+        *,
+        seed: int,
+        siblings: Sequence[Mask] = (),
+    ) -> Ticket:
+        """The ticket, ready for the bank, behind those of lower :attr:`group`.
 
         A learner that was stopped early is brought to its sparsity target first.
 
         Args:
             features: router features of all its training data ``[samples, features]``.
-            info: what is known about it; its similarity is filled in.
+            info: name, cluster and provenance; the rest is filled in.
             seed: of the feature mixture's initial assignment.
+            siblings: masks learned together with this one that join the bank before it.
 
         Raises:
             DataError: if training has made a value that is not finite.
@@ -292,16 +312,23 @@ class TicketLearner:
         mixture = FeatureMixture.fit(features, components=self.config.mixture_components, seed=seed)
         mask = self.scores.mask()
         return Ticket(
-            id=len(self.bank),
+            id=len(self.bank) + self.group,
             mask=mask,
             norm=self.norm,
             head=self.head.state_dict(),
             statistics=mixture.tensors(),
-            info=self._complete(info, mask),
+            info=self._complete(
+                replace(
+                    info,
+                    parent=None if self.parent is None else self.parent.id,
+                    samples=len(features),
+                    sparsity_target=self.target,
+                    similarity=self.bank.similarity_to(mask, siblings),
+                )
+            ),
         )
 
-    def _complete(self, info: TicketInfo, mask: Mask) -> TicketInfo:
-        info = replace(info, similarity=self.bank.similarity_to(mask), sparsity_target=self.target)
+    def _complete(self, info: TicketInfo) -> TicketInfo:
         if self.watch is None:
             return info
         return replace(
@@ -309,6 +336,26 @@ class TicketLearner:
             relaxations=len(self.watch.relaxations),
             provenance={**info.provenance, "collapse": self.watch.facts()},
         )
+
+
+def joint_parameter_groups(learners: Sequence[TicketLearner]) -> list[dict[str, Any]]:
+    """Parameter groups of tickets that are learned together: all scores, all norms and so on.
+
+    So there are as many groups as for one ticket. What tickets share (the gate) comes once.
+    """
+    groups = learners[0].parameter_groups()
+    for learner in learners[1:]:
+        for group, more in zip(groups, learner.parameter_groups(), strict=True):
+            known = {id(p) for p in group["params"]}
+            group["params"] += [p for p in more["params"] if id(p) not in known]
+    return groups
+
+
+def drive_together(learners: Sequence[TicketLearner], optimizer: torch.optim.Optimizer) -> None:
+    """Let one optimizer, made of :func:`joint_parameter_groups`, update all these tickets."""
+    driver = DecayingOptimizer(optimizer)
+    for learner in learners:
+        learner.driver = driver
 
 
 @contextmanager

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
-from rtl_continual.avalanche import RoutedTickets, domain_benchmark
+from rtl_continual.avalanche import RoutedTickets, TicketPlugin, domain_benchmark
 from rtl_continual.discovery import DiscoveryConfig
 from rtl_continual.errors import RTLError
 from rtl_continual.streams import Experience, Stream, concatenate
-from rtl_continual.tickets import TicketBank
+from rtl_continual.tickets import TicketBank, TicketInfo
+from rtl_continual.training import TicketConfig, TrunkCache, commit_tickets, learn_tickets
 
 Make = Callable[..., RoutedTickets]
 
@@ -40,6 +42,69 @@ def test_hidden_domains_get_a_ticket_each_and_none_when_they_return(make: Make, 
     assert strategy.growth is not None
     assert strategy.growth.found is not None
     assert strategy.growth.found.new == ()
+
+
+def test_new_clusters_are_learned_together_as_without_avalanche(
+    make: Make, mixed: Any, empty_bank: TicketBank, config: TicketConfig, stream: Stream
+) -> None:
+    strategy = make(growth="discover", discovery=SMALL)
+    strategy.train(mixed.train_stream[0])
+    assert strategy.growth is not None
+    assert strategy.growth.found is not None
+    both = concatenate([e.train for e in stream.experiences])
+    data = both.subset([i // 2 + 37 * (i % 2) for i in range(74)])
+    cache = TrunkCache(empty_bank, data, config.cache_bytes)
+    groups = [torch.from_numpy(strategy.growth.found.members(t)) for t in (0, 1)]
+    infos = [TicketInfo("a"), TicketInfo("b")]
+    tickets, learners = learn_tickets(empty_bank, cache, groups, config, infos=infos, seed=5)
+    commit_tickets(empty_bank, tickets, learners[0].gate)
+    assert [t.fingerprint for t in strategy.bank] == [t.fingerprint for t in empty_bank]
+    assert torch.equal(strategy.bank.router.weight, empty_bank.router.weight)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("cache_trunk", [False, True])
+def test_periodic_evaluation_sees_all_new_tickets(
+    make: Make, mixed: Any, cache_trunk: bool
+) -> None:
+    seen: list[int] = []
+    learners: set[int] = set()
+
+    class Look(TicketPlugin):
+        def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+            seen.append(len(strategy.model.bank_in_use))
+
+        def after_update(self, strategy: Any, **kwargs: Any) -> None:
+            learners.add(strategy.learner.group)
+
+    added: list[int] = []
+
+    class Count(TicketPlugin):
+        def after_ticket_added(self, strategy: Any, **kwargs: Any) -> None:
+            added.append(len(strategy.bank))
+
+    strategy = make(
+        growth="discover",
+        discovery=SMALL,
+        plugins=[Look(), Count()],
+        eval_every=1,
+        cache_trunk=cache_trunk,
+    )
+    strategy.train(mixed.train_stream[0], eval_streams=[mixed.test_stream[0]])
+    # One evaluation comes before training.
+    assert set(seen) == {0, 2}
+    assert learners == {0, 1}
+    assert added == [2]
+
+
+def test_a_replaced_loader_cannot_say_whose_batch_it_is(make: Make, mixed: Any) -> None:
+    class Replace(TicketPlugin):
+        def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+            strategy.dataloader = list(strategy.dataloader)
+
+    strategy = make(growth="discover", discovery=SMALL, plugins=[Replace()])
+    with pytest.raises(RTLError, match="2 new tickets are learned together, and a plugin"):
+        strategy.train(mixed.train_stream[0])
+    assert len(strategy.bank) == 0
 
 
 def test_clusters_are_learned_as_experiences_would_be(

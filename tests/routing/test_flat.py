@@ -121,7 +121,7 @@ def test_saved_and_loaded_it_routes_the_same_and_grows_once_it_has_its_mixtures(
     for growing in (
         lambda: loaded.add(parts[3]),
         lambda: loaded.gate_learner(features),
-        lambda: loaded.add_trained(parts[3], router.gate_learner(features)),
+        lambda: loaded.add_trained([parts[3]], router.gate_learner(features)),
     ):
         with pytest.raises(BankError, match="without its tickets' mixtures"):
             growing()

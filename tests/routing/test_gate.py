@@ -59,7 +59,7 @@ def test_the_first_ticket_has_nothing_to_be_told_from() -> None:
     loss.backward()
     assert loss == 0
     assert not gate.weight.grad.any()
-    router.add_trained(FeatureMixture.fit(new), gate)
+    router.add_trained([FeatureMixture.fit(new)], gate)
     assert router.num_tickets == 1
     assert not router.route(new).ticket_ids.any()
 
@@ -71,7 +71,7 @@ def test_a_trained_gate_is_where_the_fit_starts_and_not_where_it_ends() -> None:
     with torch.no_grad():
         gate.weight.normal_()
     plain.add(new)
-    started.add_trained(new, gate)
+    started.add_trained([new], gate)
     features = torch.cat([cluster(index) for index in range(3)])
     one, other = plain.route(features), started.route(features)
     assert torch.equal(one.ticket_ids, other.ticket_ids)

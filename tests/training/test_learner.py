@@ -142,7 +142,7 @@ def test_weights_of_the_losses(bank: TicketBank, cache: TrunkCache) -> None:
     torch.testing.assert_close(sparse.loss(outputs, targets, features), task + extra)
     gated = start(bank, cache, gate_weight=2.0)
     with torch.no_grad():
-        gated.gate.loss = lambda features: features.sum()  # type: ignore[method-assign, union-attr]
+        gated.gate.loss = lambda features, group: features.sum()  # type: ignore[method-assign, union-attr]
     torch.testing.assert_close(gated.loss(outputs, targets, features), task + 2 * features.sum())
     torch.testing.assert_close(gated.loss(outputs, targets), task)
 

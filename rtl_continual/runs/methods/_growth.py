@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -47,13 +48,17 @@ class Growth:
         self._hidden: list[np.ndarray] = []
         self._alarms: list[int | None] = []
 
-    def look(self, data: ImageSet) -> Discovery:
+    def look(self, features: torch.Tensor, data: ImageSet) -> Discovery:
         """Decide about an experience. Its domains are kept for :meth:`facts` alone.
+
+        Args:
+            features: router features of its samples ``[samples, features]``.
+            data: the experience.
 
         Raises:
             DataError: if the data set is empty or an image's features are not finite.
         """
-        self._features = _router_features(self.bank, data)
+        self._features = features.cpu()
         start = time.perf_counter()
         self._alarms.append(self._first_alarm())
         found = discover(self._features, self.known, self.config, targets=data.targets)
@@ -72,10 +77,11 @@ class Growth:
                 return number
         return None
 
-    def commit(self, ticket: Ticket, rows: np.ndarray) -> None:
-        """A ticket for some samples of the last experience is in the bank."""
-        features = self._features[torch.from_numpy(rows)]
-        self.known.add(FeatureMixture(ticket.statistics), features)
+    def commit(self, tickets: Sequence[Ticket], groups: Sequence[np.ndarray]) -> None:
+        """Tickets for groups of rows of the last experience are in the bank."""
+        for ticket, rows in zip(tickets, groups, strict=True):
+            features = self._features[torch.from_numpy(rows)]
+            self.known.add(FeatureMixture(ticket.statistics), features)
 
     def facts(self) -> dict[str, Any]:
         """Clusters found, agreement with the hidden domains, alarms, delays, look-alikes."""
@@ -110,13 +116,3 @@ class Growth:
             "seconds": round(self.seconds, 3),
             "merge_proposals": [asdict(p) for p in merge_proposals(masks, self.known)],
         }
-
-
-@torch.no_grad()
-def _router_features(bank: TicketBank, data: ImageSet) -> torch.Tensor:
-    parts = []
-    for start in range(0, len(data), 256):
-        images, _ = data.batch(range(start, min(start + 256, len(data))))
-        out = bank.backbone.run_trunk(images.to(bank.backbone.mean.device))
-        parts.append(out.router_features.cpu())
-    return torch.cat(parts) if parts else torch.empty(0, 0)

@@ -63,14 +63,20 @@ def answer(bank: TicketBank, images: ImageSet, *, ticket_id: int | None = None) 
     )
 
 
-def collapse_events(context: RunContext, ticket: int) -> OnCollapse:
-    """Writes each flag of a ticket, and what was done about it, to ``metrics.jsonl``."""
+def collapse_events(context: RunContext, ids: Mapping[str, int]) -> OnCollapse:
+    """Writes each flag of a ticket, and what was done about it, to ``metrics.jsonl``.
+
+    Args:
+        context: the run's.
+        ids: by the names of the tickets that are being learned.
+    """
 
     def emit(report: CollapseReport, relaxation: Mapping[str, Any] | None) -> None:
         facts = report.to_json()
         # The ticket's entry in results.json has the whole trace and the layers.
         for key in ("history", "layer_sparsity", "healthy_layer_sparsity"):
             del facts[key]
+        ticket = ids[report.ticket]
         context.emit("collapse", ticket=ticket, cluster=facts.pop("ticket"), **facts)
         if relaxation is not None:
             context.emit("relaxation", ticket=ticket, cluster=report.ticket, **relaxation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from rtl_continual.backbones import backbone_flops, statistics_flops
-from rtl_continual.discovery import build_clusterer
+from rtl_continual.discovery import Discovery, build_clusterer
 from rtl_continual.errors import DataError
 from rtl_continual.routing import Router, Routing
 from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
@@ -25,7 +26,7 @@ from rtl_continual.runs.methods._tickets import (
 from rtl_continual.streams import ImageSet
 from rtl_continual.tasks import balanced_accuracy, confusion_matrix
 from rtl_continual.tickets import Ticket, TicketInfo, similarity_scores
-from rtl_continual.training import commit_ticket, learn_ticket
+from rtl_continual.training import TrunkCache, commit_tickets, learn_tickets
 
 __all__ = ["RTLMethod"]
 
@@ -47,10 +48,32 @@ class RTLMethod(Method[MethodConfig]):
 
     def learn(self, index: int) -> None:
         train = self.context.stream.experiences[index].train
+        cache = TrunkCache(self.bank, train, self.options.cache_bytes)
         if self._growth is None:
-            self._add_ticket(train, self.ticket_info(index))
+            self._add_tickets(cache, [np.arange(len(train))], [self.ticket_info(index)])
             return
-        found = self._growth.look(train)
+        found = self._growth.look(cache.features, train)
+        self._tell(index, found)
+        groups = [found.members(number) for number in found.new]
+        infos = [
+            replace(
+                self.ticket_info(index),
+                name=f"cluster {number}",
+                cluster=f"cluster {number}",
+                domain_counts=domain_counts(train.subset(rows), self.context.stream.domains),
+            )
+            for number, rows in zip(found.new, groups, strict=True)
+        ]
+        if groups:
+            self._growth.commit(self._add_tickets(cache, groups, infos), groups)
+        if not len(self.bank):
+            raise DataError(
+                f"experience {index} has {len(train)} samples and no cluster of at least "
+                f"{self._growth.config.min_support}; lower discovery.min_support"
+            )
+
+    def _tell(self, index: int, found: Discovery) -> None:
+        """Write down what discovery made of an experience."""
         self.context.emit(
             "discovery",
             experience=index,
@@ -63,7 +86,7 @@ class RTLMethod(Method[MethodConfig]):
             self.context.emit(
                 "shift_detected", experience=index, clusters=len(found.new), samples=samples
             )
-        if found.capped:
+        if found.capped and self._growth is not None:
             most = self._growth.config.max_tickets
             self.context.emit(
                 "ticket_rejected",
@@ -71,45 +94,38 @@ class RTLMethod(Method[MethodConfig]):
                 groups=found.capped,
                 reason=f"the bank may not have more than discovery.max_tickets ({most}) tickets",
             )
-        for number in found.new:
-            rows = found.members(number)
-            part = train.subset(rows)
-            info = replace(
-                self.ticket_info(index),
-                name=f"cluster {number}",
-                cluster=f"cluster {number}",
-                domain_counts=domain_counts(part, self.context.stream.domains),
-            )
-            self._growth.commit(self._add_ticket(part, info), rows)
-        if not len(self.bank):
-            raise DataError(
-                f"experience {index} has {len(train)} samples and no cluster of at least "
-                f"{self._growth.config.min_support}; lower discovery.min_support"
-            )
 
-    def _add_ticket(self, data: ImageSet, info: TicketInfo) -> Ticket:
-        number = len(self.bank) + 1
-        ticket, learner = learn_ticket(
+    def _add_tickets(
+        self, cache: TrunkCache, groups: Sequence[np.ndarray], infos: Sequence[TicketInfo]
+    ) -> list[Ticket]:
+        """Learn tickets for groups of rows together, and commit them."""
+        first, last = len(self.bank), len(self.bank) + len(groups) - 1
+        what = f"ticket {first + 1}" if first == last else f"tickets {first + 1} to {last + 1}"
+        tickets, learners = learn_tickets(
             self.bank,
-            data,
+            cache,
+            [torch.from_numpy(rows) for rows in groups],
             self.options,
-            info=info,
+            infos=infos,
             seed=self.context.seed,
             on_epoch=lambda e: self.context.advance(
-                f"ticket {number}, epoch {e['epoch'] + 1} of {self.epochs}, loss {e['loss']:.3f}"
+                f"{what}, epoch {e['epoch'] + 1} of {self.epochs}, loss {e['loss']:.3f}"
             ),
-            on_collapse=collapse_events(self.context, len(self.bank)),
+            on_collapse=collapse_events(
+                self.context, {info.name: first + i for i, info in enumerate(infos)}
+            ),
         )
-        commit_ticket(self.bank, ticket, learner)
-        self.context.emit(
-            "ticket_added",
-            ticket=ticket.id,
-            cluster=ticket.info.cluster,
-            parent=ticket.info.parent,
-            sparsity=ticket.mask.sparsity,
-            samples=ticket.info.samples,
-        )
-        return ticket
+        commit_tickets(self.bank, tickets, learners[0].gate)
+        for ticket in tickets:
+            self.context.emit(
+                "ticket_added",
+                ticket=ticket.id,
+                cluster=ticket.info.cluster,
+                parent=ticket.info.parent,
+                sparsity=ticket.mask.sparsity,
+                samples=ticket.info.samples,
+            )
+        return tickets
 
     def ticket_info(self, index: int) -> TicketInfo:
         """What is known about the ticket of an experience before it is learned."""

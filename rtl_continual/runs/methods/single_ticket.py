@@ -48,7 +48,7 @@ class SingleTicketMethod(Method[MethodConfig]):
             on_epoch=lambda e: self.context.advance(
                 f"epoch {e['epoch'] + 1} of {self.epochs}, loss {e['loss']:.3f}"
             ),
-            on_collapse=collapse_events(self.context, 0),
+            on_collapse=collapse_events(self.context, {info.name: 0}),
         )
         commit_ticket(self.bank, ticket, learner)
 
