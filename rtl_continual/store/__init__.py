@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from rtl_continual.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from rtl_continual.store._add import Addition, Candidate
     from rtl_continual.store._add_config import AddConfig
     from rtl_continual.store._add_trial import Trial
+    from rtl_continual.store._addition import Addition, Candidate
     from rtl_continual.store._commands import bank_app
     from rtl_continual.store._images import decode_image, read_images
     from rtl_continual.store._manifest import FORMAT_VERSION, Manifest
@@ -45,9 +45,9 @@ __getattr__, __dir__ = lazy_exports(
     {
         "FORMAT_VERSION": "_manifest",
         "AddConfig": "_add_config",
-        "Addition": "_add",
+        "Addition": "_addition",
         "BankStore": "_store",
-        "Candidate": "_add",
+        "Candidate": "_addition",
         "Change": "_replay",
         "Manifest": "_manifest",
         "Replay": "_replay",

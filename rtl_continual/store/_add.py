@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,76 +18,19 @@ from rtl_continual.registry import hooks
 from rtl_continual.routing import FeatureMixture
 from rtl_continual.store._add_config import AddConfig
 from rtl_continual.store._add_data import NewData, look_at, read_new_data
-from rtl_continual.store._add_trial import Trial, judge, split_by_class
+from rtl_continual.store._add_trial import Trial, judge, split_by_class, with_ticket
+from rtl_continual.store._addition import Addition, Candidate
+from rtl_continual.store._files import tag_name
 from rtl_continual.streams import ImageSet
-from rtl_continual.tickets import LazyTickets, Ticket, TicketBank, TicketInfo
-from rtl_continual.training import CollapseReport, commit_ticket, learn_ticket
+from rtl_continual.tickets import Ticket, TicketBank, TicketInfo
+from rtl_continual.training import CollapseReport, learn_ticket
 
 if TYPE_CHECKING:
     from rtl_continual.store._store import BankStore
 
-__all__ = ["Addition", "Candidate", "add_tickets"]
+__all__ = ["add_tickets"]
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """A ticket that was learned, and what became of it.
-
-    Args:
-        name: its name.
-        samples: images it is for, held-out ones included.
-        domain_counts: of them, by domain folder.
-        sparsity: fraction of the body's weights it drops.
-        collapse: each time that it was about to collapse: at which sparsity, which score told,
-            and the sparsity targets before and after, which are equal if nothing was done.
-        parent: name of the ticket it started from, or ``None``.
-        trial: what it is worth on held-out images.
-    """
-
-    name: str
-    samples: int
-    domain_counts: dict[str, int]
-    sparsity: float
-    collapse: tuple[dict[str, Any], ...]
-    parent: str | None
-    trial: Trial
-
-
-@dataclass(frozen=True)
-class Addition:
-    """What adding new data came to.
-
-    Args:
-        outcome: ``added`` (or ``would_add`` in a dry run), ``rejected``, or ``nothing_new``.
-        reason: the outcome in words.
-        base: the version it started from.
-        version: the version committed, or ``None``.
-        images: how many there were.
-        missing_classes: classes of the bank without an image in the data.
-        data: hash of the images' pixels and labels.
-        served: images by the known ticket whose data they resemble.
-        unassigned: images that resemble nothing and are too few for a ticket.
-        shift: whether there are images that need a new ticket.
-        candidates: tickets that were learned.
-        changes: from ``base`` to ``version``, as :meth:`BankStore.diff` gives it.
-    """
-
-    outcome: Literal["added", "would_add", "rejected", "nothing_new"]
-    reason: str
-    base: int
-    version: int | None
-    images: int
-    missing_classes: tuple[str, ...]
-    data: str
-    served: dict[str, int]
-    unassigned: int
-    shift: bool
-    candidates: tuple[Candidate, ...] = ()
-    changes: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+_ATTEMPTS = 100
 
 
 def add_tickets(
@@ -104,6 +47,11 @@ def add_tickets(
     on_progress: Callable[[str], None] | None = None,
 ) -> Addition:
     """See :meth:`StoredBank.add`; nothing else may use ``backbone`` meanwhile."""
+    if tag is not None:
+        tag_name(tag)
+    if not dry_run:
+        # Better told now than after an hour of learning.
+        store.storage.probe()
     work = _Adding(store, config or AddConfig(), backbone, on_progress or _quiet)
     new = work.read(data, None if labels is None else Path(labels))
     if name in work.known:
@@ -119,6 +67,15 @@ def _quiet(text: str) -> None:
     """For those who do not listen."""
 
 
+@dataclass(frozen=True)
+class _Accepted:
+    """A ticket that is worth it: whose candidate it is, and what it was judged on."""
+
+    candidate: int
+    ticket: Ticket
+    held: ImageSet
+
+
 class _Adding:
     """One night's work."""
 
@@ -132,13 +89,21 @@ class _Adding:
         self.store = store
         self.config = config
         self.say = say
-        self.bank: TicketBank = store.load(backbone=backbone)
-        if self.bank.router is None:
-            raise BankError(f"bank '{store}' has no router, so that a new ticket would not be used")
+        self.bank = self._newest(backbone)
         self.base = self.bank.version
         self.known = self.bank.names
         self.candidates: list[Candidate] = []
+        self.accepted: list[_Accepted] = []
+        self.overtaken: list[int] = []
         self.missing: tuple[str, ...] = ()
+
+    def _newest(self, backbone: Backbone | None) -> TicketBank:
+        bank = self.store.load(backbone=backbone)
+        if bank.router is None:
+            raise BankError(
+                f"bank '{self.store}' has no router, so that a new ticket would not be used"
+            )
+        return bank
 
     def read(self, data: str | Path | ImageSet, labels: Path | None) -> NewData:
         """The data with the bank's labels."""
@@ -211,14 +176,9 @@ class _Adding:
             on_collapse=lambda report, done: self.heard(flags, report, done),
         )
         self.say(f"ticket '{name}': judging it on {len(held)} images")
-        tried = TicketBank(
-            self.bank.backbone,
-            self.bank.task,
-            self.bank.router,
-            tickets=LazyTickets(self.bank.names, self.bank.__getitem__),
-        )
-        commit_ticket(tried, ticket, learner)
-        trial = judge(self.bank, tried, new.images.subset(rows[held]), self.config)
+        images = new.images.subset(rows[held])
+        tried = with_ticket(self.bank, ticket, learner)
+        trial = judge(self.bank, tried, images, self.config)
         self.candidates.append(
             Candidate(
                 name=name,
@@ -231,8 +191,61 @@ class _Adding:
             )
         )
         if trial.accepted:
+            self.accepted.append(_Accepted(len(self.candidates) - 1, ticket, images))
             self.bank.append(self._with_provenance(ticket, trial))
             self.bank.router = tried.router
+
+    def judge_again(self) -> None:
+        """Others were faster: what was accepted must be worth it on top of theirs, too."""
+        old, accepted, self.accepted = self.bank, self.accepted, []
+        self.bank = self._newest(old.backbone)
+        self.base = self.bank.version
+        self.overtaken.append(self.base)
+        self.say(f"version {self.base} has come meanwhile: judging again, against it")
+        stored = self.store.read(self.base).tickets
+        ids = {entry.fingerprint: ticket_id for ticket_id, entry in enumerate(stored)}
+        for one in accepted:
+            info, name = one.ticket.info, one.ticket.name
+            called = next(n for n in _numbered(name) if n not in self.bank.names)
+            parent = None if info.parent is None else ids.get(old[info.parent].fingerprint)
+            ticket = replace(
+                one.ticket,
+                id=len(self.bank),
+                info=replace(info, name=called, cluster=called, parent=parent),
+            )
+            tried = with_ticket(self.bank, ticket)
+            trial = judge(self.bank, tried, one.held, self.config)
+            self.candidates[one.candidate] = replace(
+                self.candidates[one.candidate], name=called, trial=trial
+            )
+            if trial.accepted:
+                ids[ticket.fingerprint] = ticket.id
+                self.accepted.append(replace(one, ticket=ticket))
+                self.bank.append(self._with_provenance(ticket, trial))
+                self.bank.router = tried.router
+
+    def commit(self, message: str) -> int | None:
+        """The version with what is worth it, or ``None`` if nothing is any more."""
+        for _ in range(_ATTEMPTS):
+            if not self.accepted:
+                return None
+            words = f"added {self._accepted_names()}"
+            manifest = self.store.try_commit(self.bank, message=message or words)
+            if manifest is not None:
+                return manifest.version
+            self.judge_again()
+        raise BankError(
+            f"bank '{self.store}' changes faster than a ticket can be judged; try again"
+        )
+
+    def _accepted_names(self) -> str:
+        return ", ".join(f"'{c.name}'" for c in self.candidates if c.trial.accepted)
+
+    def move(self, tag: str, version: int) -> None:
+        """Let a tag name a version, unless another writer has moved it further already."""
+        with self.store.storage.lock():
+            if tag not in self.store.tag_names() or self.store.tagged(tag) < version:
+                self.store.tag(tag, version)
 
     def heard(
         self,
@@ -264,29 +277,28 @@ class _Adding:
 
     def finish(self, *, dry_run: bool, tag: str | None, message: str) -> Addition:
         """Commit what was accepted, and say what happened."""
-        accepted = [c.name for c in self.candidates if c.trial.accepted]
+        version = None if dry_run else self.commit(message)
+        changes = {} if version is None else self.store.diff(self.base, version)
+        words = self._accepted_names()
         rejected = [c for c in self.candidates if not c.trial.accepted]
-        words = ", ".join(f"'{name}'" for name in accepted)
         for candidate in rejected:
             self.tell("ticket_rejected", cluster=candidate.name, reason=candidate.trial.reason)
-        version, changes = None, {}
         if not self.candidates:
             outcome, reason = "nothing_new", self._why_nothing()
-        elif not accepted:
+        elif not words:
             outcome = "rejected"
             reason = "; ".join(f"'{c.name}' was rejected: {c.trial.reason}" for c in rejected)
         elif dry_run:
             outcome, reason = "would_add", f"would add {words}"
         else:
-            manifest = self.store.commit(self.bank, message=message or f"added {words}")
-            version, changes = manifest.version, self.store.diff(self.base, manifest.version)
+            assert version is not None, "what is accepted is committed"
             if tag is not None:
-                self.store.tag(tag, version)
+                self.move(tag, version)
             outcome, reason = "added", f"added {words} as version {version}"
             for candidate in self.candidates:
                 if candidate.trial.accepted:
                     self.tell("ticket_added", cluster=candidate.name, version=version)
-        if accepted and rejected:
+        if words and rejected:
             reason += "; " + "; ".join(f"rejected '{c.name}': {c.trial.reason}" for c in rejected)
         ids = self.found.ticket_ids
         return Addition(
@@ -299,8 +311,9 @@ class _Adding:
             data=self.digest,
             served={n: int((ids == i).sum()) for i, n in enumerate(self.known) if (ids == i).any()},
             unassigned=self.found.outliers,
-            shift=bool(self.found.new),
+            shift=None if self.config.growth == "one" else bool(self.found.new),
             candidates=tuple(self.candidates),
+            overtaken_by=tuple(self.overtaken),
             changes=changes,
         )
 

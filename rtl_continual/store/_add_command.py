@@ -12,8 +12,8 @@ import typer
 from rtl_continual.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rtl_continual.store._add import Addition, Candidate
     from rtl_continual.store._add_config import AddConfig
+    from rtl_continual.store._addition import Addition, Candidate
 
 __all__ = ["add"]
 
@@ -115,14 +115,18 @@ def _config(overrides: list[str]) -> AddConfig:
 def _lines(found: Addition) -> list[str]:
     served = ", ".join(f"'{name}' {count}" for name, count in found.served.items()) or "none"
     new = sum(candidate.samples for candidate in found.candidates)
+    shift = {True: "shift", False: "no shift", None: "shift not looked for"}[found.shift]
     lines = [
-        f"{found.images} images: {new} need a new ticket, {found.unassigned} resemble nothing; "
-        f"those of known tickets: {served}"
+        f"{shift}: {new} of {found.images} images need a new ticket, {found.unassigned} resemble "
+        f"nothing; those of known tickets: {served}"
     ]
     if found.missing_classes:
         lines.append(f"classes without an image: {', '.join(found.missing_classes)}")
     for candidate in found.candidates:
         lines += _candidate_lines(candidate)
+    if found.overtaken_by:
+        versions = ", ".join(map(str, found.overtaken_by))
+        lines.append(f"judged again, against what others had committed meanwhile: {versions}")
     lines.append(found.reason)
     if found.version is not None:
         router = "changed" if found.changes["router"]["changed"] else "unchanged"

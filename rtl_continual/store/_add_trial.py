@@ -11,9 +11,10 @@ from rtl_continual.routing import FeatureMixture
 from rtl_continual.store._add_config import AddConfig
 from rtl_continual.streams import ImageSet
 from rtl_continual.tasks import balanced_accuracy, confusion_matrix
-from rtl_continual.tickets import TicketBank
+from rtl_continual.tickets import LazyTickets, Ticket, TicketBank
+from rtl_continual.training import TicketLearner, commit_ticket
 
-__all__ = ["Trial", "judge", "split_by_class"]
+__all__ = ["Trial", "judge", "split_by_class", "with_ticket"]
 
 _MOST_JUDGED = 2000
 _DRAWN = 512
@@ -95,6 +96,16 @@ def judge(before: TicketBank, after: TicketBank, images: ImageSet, config: AddCo
         margin=config.margin,
         taken=taken,
     )
+
+
+def with_ticket(
+    bank: TicketBank, ticket: Ticket, learner: TicketLearner | None = None
+) -> TicketBank:
+    """Another bank with the same tickets and one more, which its router knows."""
+    tickets = LazyTickets(bank.names, bank.__getitem__)
+    grown = TicketBank(bank.backbone, bank.task, bank.router, tickets=tickets)
+    commit_ticket(grown, ticket, learner)
+    return grown
 
 
 def split_by_class(

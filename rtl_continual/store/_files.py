@@ -73,6 +73,25 @@ class BankFiles:
             raise
         return manifest
 
+    def kept(self, version: int | None = None) -> Manifest:
+        """The manifest of a version whose content is still there; HEAD's by default.
+
+        Raises:
+            BankError: as :meth:`read`, or if a collection has retired it.
+        """
+        manifest = self.read(version)
+        try:
+            newest = self.read()
+        except BankError:
+            # A damaged newest version is no reason not to open an older one.
+            return manifest
+        if manifest.version in newest.retired:
+            raise BankError(
+                f"version {manifest.version} of bank '{self}' has been retired: its content may "
+                "have been removed by a collection"
+            )
+        return manifest
+
     def append(self, manifest: Manifest) -> bool:
         """Write a version's manifest; False if another writer has taken its number."""
         return self.storage.create(manifest_name(manifest.version), manifest.encoded()[0])
@@ -156,12 +175,14 @@ class BankFiles:
 
         Raises:
             BankError: if the name is not lowercase letters, digits, dots, dashes and underscores,
-                or there is no such version.
+                or there is no such version, or a collection has retired it.
         """
         name = tag_name(tag)
-        manifest = self.read(version)
-        pointer = Pointer(name=tag, version=manifest.version, manifest=manifest.sha256)
-        self.storage.replace(name, pointer.encoded())
+        # A collection at the same time must not retire it.
+        with self.storage.lock():
+            manifest = self.kept(version)
+            pointer = Pointer(name=tag, version=manifest.version, manifest=manifest.sha256)
+            self.storage.replace(name, pointer.encoded())
         return manifest.version
 
     def untag(self, tag: str) -> None:

@@ -8,7 +8,7 @@ from rtl_continual.errors import BankError
 from rtl_continual.store._files import FOLDERS, BankFiles
 from rtl_continual.store._manifest import Manifest, TicketEntry
 
-__all__ = ["diff", "export", "history", "kept_version", "rollback"]
+__all__ = ["diff", "export", "history", "rollback"]
 
 
 def history(files: BankFiles) -> list[dict[str, Any]]:
@@ -88,29 +88,9 @@ def _row(ticket_id: int, entry: TicketEntry) -> dict[str, Any]:
     }
 
 
-def kept_version(files: BankFiles, version: int | None) -> Manifest:
-    """A version whose content is still there, by its manifest.
-
-    Raises:
-        BankError: if it has been retired.
-    """
-    manifest = files.read(version)
-    try:
-        newest = files.read()
-    except BankError:
-        # A damaged newest version is no reason not to open an older one.
-        return manifest
-    if manifest.version in newest.retired:
-        raise BankError(
-            f"version {manifest.version} of bank '{files}' has been retired: its content may "
-            "have been removed by a collection"
-        )
-    return manifest
-
-
 def rollback(files: BankFiles, to: int, message: str) -> Manifest:
     """See :meth:`BankStore.rollback`."""
-    target = kept_version(files, to)
+    target = files.kept(to)
     missing = [blob for blob in target.blobs() if not files.has_blob(blob)]
     if missing:
         raise BankError(f"cannot go back to version {to}: blob {missing[0]} is missing")

@@ -53,6 +53,10 @@ class RemoteStorage:
     def make(self, folders: tuple[str, ...]) -> None:
         """Object stores have no folders; others get them with their first file."""
 
+    def probe(self) -> None:
+        """See that files can be written; see :meth:`LocalStorage.probe`."""
+        self._prove()
+
     def read(self, name: str, limit: int) -> bytes:
         """The bytes of a file; see :meth:`LocalStorage.read`."""
         path = self._path(name)

@@ -39,6 +39,8 @@ class Storage(Protocol):
 
     def make(self, folders: tuple[str, ...]) -> None: ...
 
+    def probe(self) -> None: ...
+
     def read(self, name: str, limit: int) -> bytes: ...
 
     def list(self, folder: str) -> list[str]: ...
@@ -97,10 +99,24 @@ class LocalStorage:
     def make(self, folders: tuple[str, ...]) -> None:
         """Create the bank's folder and those in it, where missing."""
         with self._explained("create", self.root):
+            # Each folder that gets a new name in it must survive a power cut, up to the first
+            # that was there.
+            changed = [self.root]
+            while not changed[-1].exists() and changed[-1] != changed[-1].parent:
+                changed.append(changed[-1].parent)
             for folder in folders:
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
-            _sync_folder(self.root)
-            _sync_folder(self.root.parent)
+            for path in (*changed, self.root.parent):
+                _sync_folder(path)
+
+    def probe(self) -> None:
+        """See that files can be written, and leave none.
+
+        Raises:
+            BankError: if not.
+        """
+        with self._explained("write", self.root / "tmp"), self._temporary(b"\0"):
+            pass
 
     def read(self, name: str, limit: int) -> bytes:
         """The bytes of a file.
@@ -153,6 +169,8 @@ class LocalStorage:
         path = self._path(name)
         with self._explained("write", path):
             os.utime(path)
+            # The writer that made it may not have come so far yet, and may be killed before.
+            _sync_folder(path.parent)
 
     def remove(self, name: str) -> None:
         """Delete a file, if it is still there."""

@@ -16,7 +16,7 @@ from rtl_continual.routing import FeatureMixture, Router, build_router
 from rtl_continual.store._codec import encode_ticket
 from rtl_continual.store._collect import collect
 from rtl_continual.store._files import FOLDERS, BankFiles
-from rtl_continual.store._history import diff, export, history, kept_version, rollback
+from rtl_continual.store._history import diff, export, history, rollback
 from rtl_continual.store._load import load_backbone, load_ticket, load_version
 from rtl_continual.store._manifest import (
     BackboneEntry,
@@ -146,7 +146,7 @@ class BankStore(BankFiles):
         if tag is not None and version is not None:
             raise BankError(f"give a version or a tag, not both (got {version} and '{tag}')")
         opened = Opened(self, version, tag, router, cache_bytes, device)
-        manifest = kept_version(self, opened.number() if tag is not None else version)
+        manifest = self.kept(opened.number() if tag is not None else version)
         return load_version(self, manifest, opened, backbone)
 
     def verify(self) -> VerifyReport:
@@ -238,6 +238,26 @@ class BankStore(BankFiles):
                         bank.version, bank.manifest = manifest.version, manifest.sha256
                     return manifest
         raise BankError(f"bank '{self}' changes faster than this process can write; try again")
+
+    def try_commit(self, bank: TicketBank, *, message: str = "") -> Manifest | None:
+        """:meth:`commit`, but only on top of the version that ``bank`` was loaded from.
+
+        Returns:
+            The new version's manifest, or ``None`` if others have committed since; then nothing
+            was.
+
+        Raises:
+            BankError: as :meth:`commit`.
+        """
+        with self.storage.lock():
+            head = self.read()
+            if head.sha256 != bank.manifest:
+                return None
+            manifest = self._next(head, bank, message)
+            if manifest is not head and not self.append(manifest):
+                return None
+        bank.version, bank.manifest = manifest.version, manifest.sha256
+        return manifest
 
     def _next(self, head: Manifest, bank: TicketBank, message: str) -> Manifest:
         self._same_kind(head, bank)

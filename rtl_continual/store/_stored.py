@@ -18,8 +18,8 @@ from rtl_continual.store._manifest import Manifest
 from rtl_continual.tickets import Prediction, TicketBank
 
 if TYPE_CHECKING:
-    from rtl_continual.store._add import Addition
     from rtl_continual.store._add_config import AddConfig
+    from rtl_continual.store._addition import Addition
     from rtl_continual.store._store import BankStore
     from rtl_continual.streams import ImageSet
 

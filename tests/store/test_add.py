@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from rtl_continual.discovery import DiscoveryConfig
 from rtl_continual.errors import BankError, ConfigError, DataError, RTLError
 from rtl_continual.plugins import get_manager, hookimpl
 from rtl_continual.routing import FlatRouter, FlatRouterConfig
-from rtl_continual.store import AddConfig, BankStore, bank_app, save_bank
+from rtl_continual.store import AddConfig, Addition, BankStore, Manifest, bank_app, save_bank
 from rtl_continual.streams import ArraySet
 from rtl_continual.tasks import Classification
 from rtl_continual.tickets import TicketBank, TicketInfo
@@ -212,6 +213,118 @@ def test_collapse_is_watched_for_and_told(folder: Path, tmp_path: Path) -> None:
         "--set", "tickets.collapse.level=0.05", "--set", "tickets.start=cold",
     )  # fmt: skip
     assert "about to collapse at sparsity" in result.stdout
+
+
+UNDISTURBED = BankStore.try_commit
+
+
+def while_judging(monkeypatch: pytest.MonkeyPatch, *meanwhile: Callable[[], object]) -> None:
+    """Let other writers come between a trial and its commit, one each time."""
+    real, left = BankStore.try_commit, list(meanwhile)
+
+    def late(self: BankStore, bank: TicketBank, *, message: str = "") -> Manifest | None:
+        if left:
+            left.pop(0)()
+        return real(self, bank, message=message)
+
+    monkeypatch.setattr(BankStore, "try_commit", late)
+
+
+def other(folder: Path, name: str, domain: int, tag: str | None = None) -> Callable[[], Addition]:
+    """Another process that adds a ticket and is not disturbed."""
+
+    def add() -> Addition:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(BankStore, "try_commit", UNDISTURBED)
+            return load_bank(folder).add(images_of(domain, 90), name=name, config=CONFIG, tag=tag)
+
+    return add
+
+
+def test_a_ticket_that_another_writer_made_needless_is_rejected(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs learn from the same night: the second one gains nothing over the first."""
+    while_judging(monkeypatch, other(folder, "theirs", 1))
+    found = load_bank(folder).add(images_of(1, 90, seed=4), name="mine", config=CONFIG)
+    assert (found.outcome, found.version) == ("rejected", None)
+    assert (found.base, found.overtaken_by) == (2, (2,))
+    assert found.candidates[0].trial.best_ticket == "theirs"
+    assert "the margin is 0.02" in found.reason
+    assert load_bank(folder).names == ("first", "theirs")
+    assert BankStore.open(folder).verify().unused == 0
+
+
+def test_a_ticket_is_judged_again_behind_those_of_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice others are faster; one of them has taken the name."""
+    while_judging(
+        monkeypatch, other(folder, "rain", 2), lambda: BankStore.open(folder).gc(grace=0, keep=1)
+    )
+    night = dump(images_of(1, 90), tmp_path / "rain")
+    result = call(folder, "--data", str(night), "--tag", "candidate")
+    assert result.exit_code == 0, result.output
+    assert "judged again, against what others had committed meanwhile: 2, 3" in result.stdout
+    assert "added 'rain-2' as version 4" in result.stdout
+    assert "version 3 -> 4: 2 tickets unchanged, router changed" in result.stdout
+    store = BankStore.open(folder)
+    assert store.verify().problems == ()
+    assert store.tags() == {"candidate": 4}
+    bank = store.load()
+    assert bank.names == ("first", "rain", "rain-2")
+    assert bank[2].info.provenance["added_to_version"] == 3
+    assert bank[2].info.provenance["trial"]["bank_before"] is not None
+    assert bank.predict(images_of(1, 30, seed=5).images).ticket_ids.tolist() == [2] * 30
+    assert bank.predict(images_of(2, 30, seed=5).images).ticket_ids.tolist() == [1] * 30
+
+
+def test_a_parent_that_was_rolled_back_meanwhile_is_forgotten(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_bank(folder).add(images_of(2, 90), name="bad", config=CONFIG)
+    while_judging(monkeypatch, lambda: BankStore.open(folder).rollback(1))
+    near = images_of(2, 90, seed=7)
+    tinted = ArraySet(near.images.numpy() + np.uint8(25), near.targets, 0)
+    one = CONFIG.model_copy(update={"growth": "one", "margin": 0.0})
+    dry = load_bank(folder).add(tinted, name="near", config=one, dry_run=True)
+    assert (dry.shift, dry.candidates[0].parent) == (None, "bad")
+    found = load_bank(folder).add(tinted, name="near", config=one)
+    assert (found.outcome, found.version, found.overtaken_by) == ("added", 4, (3,))
+    bank = load_bank(folder)
+    assert (bank.names, bank[1].info.parent) == (("first", "near"), None)
+    assert BankStore.open(folder).verify().ok
+
+
+def test_a_tag_is_not_moved_back_by_a_slower_writer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = BankStore.try_commit
+
+    def early(self: BankStore, bank: TicketBank, *, message: str = "") -> Manifest | None:
+        manifest = real(self, bank, message=message)
+        other(folder, "later", 2, tag="candidate")()
+        return manifest
+
+    monkeypatch.setattr(BankStore, "try_commit", early)
+    load_bank(folder).add(images_of(1, 90), name="mine", config=CONFIG, tag="candidate")
+    assert BankStore.open(folder).tags() == {"candidate": 3}
+
+
+def test_what_cannot_be_committed_is_told_before_anything_is_learned(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night = dump(images_of(1, 90), tmp_path / "rain")
+    with pytest.raises(BankError, match="is no name for a tag"):
+        call(folder, "--data", str(night), "--tag", "Release 1")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rtl_continual.store._storage.os.write", full)
+    monkeypatch.setattr("rtl_continual.store._add.learn_ticket", None)
+    with pytest.raises(BankError, match="no space left there"):
+        call(folder, "--data", str(night))
 
 
 def test_a_dry_run_writes_nothing(folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import random
 import resource
 import signal
 import stat
+import struct
 import subprocess
 import tempfile
 import time
@@ -43,6 +44,15 @@ def append(path: Path, template: Ticket, backbone: Backbone, name: str) -> int:
     return store.commit(bank).version
 
 
+COMMITTED = struct.Struct("<Id")
+"""What a writer says after each commit: the version, and the seconds it has computed so far."""
+
+
+def processor_seconds(pid: int) -> float:
+    """Seconds that a process has computed, by its own clock (Linux numbers clocks like this)."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
 def kill_rounds(
     path: Path, backbone: Backbone, make_ticket: MakeTicket, fork: Fork, kills: int, seed: int
 ) -> int:
@@ -56,21 +66,24 @@ def kill_rounds(
         def work(writer: int = writer, attempt: int = attempt) -> None:
             for i in range(1000):
                 version = append(path, template, backbone, f"{seed}-{attempt}-{i}")
-                os.write(writer, version.to_bytes(4, "little"))
+                os.write(writer, COMMITTED.pack(version, time.process_time()))
 
         child = fork(work)
         os.close(writer)
-        # Once it commits, it is killed at a random moment of one of the next commits.
-        os.read(reader, 4)
-        time.sleep(clock.uniform(0, 0.03))
+        # The moment is a share of what one commit computes: the clock on the wall depends on who
+        # shares the machine.
+        _, began = COMMITTED.unpack(os.read(reader, COMMITTED.size))
+        said = os.read(reader, COMMITTED.size)
+        acknowledged, ended = COMMITTED.unpack(said)
+        moment = ended + clock.uniform(0, 1) * (ended - began)
+        while processor_seconds(child) < moment:
+            time.sleep(0.0002)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), "the writer ended by itself"
-        said = b""
-        while part := os.read(reader, 4096):
-            said += part
+        while said := os.read(reader, COMMITTED.size):
+            acknowledged, _ = COMMITTED.unpack(said)
         os.close(reader)
-        acknowledged = int.from_bytes(said[-4:], "little") if said else head + 1
         store = BankStore.open(path)
         assert store.head() in (acknowledged, acknowledged + 1)
         assert len(store.read().tickets) == store.head() - 1
