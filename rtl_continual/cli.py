@@ -161,8 +161,9 @@ def run(
         _print_json({"folder": str(folder), "report": str(report), "results": results})
     else:
         console = Console()
-        width = console.width if console.is_terminal else 120
-        console.print(results_table(results, width=width), width=width)
+        if not console.is_terminal:
+            console.width = 120
+        console.print(results_table(results, width=console.width))
         for line in results.get("published", {}).get("differences", ()):
             print(f"not comparable with published results: {line}", file=sys.stderr)
         print(report)

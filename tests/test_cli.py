@@ -190,6 +190,7 @@ def test_from_a_run_to_a_prediction(rtl: Rtl, scenario: Path, tmp_path: Path) ->
     answer = rtl("run", scenario, "--out", "out")
     assert answer.code == 0
     assert answer.out.splitlines()[-1] == "out/report.html"
+    assert "…" not in answer.out  # a log has no width to fit into
     assert "tiny: balanced accuracy" in answer.out
     assert "seed0.rtl: balanced accuracy" in answer.err
     for name in ("config.yaml", "results.json", "metrics.jsonl", "report.html", "bank"):

@@ -81,12 +81,18 @@ class DERMethod(_DenseMethod[DERConfig]):
 
 
 class _LwF(LwFPlugin):
-    """Avalanche's, without the task labels that it asks a data set for."""
+    """Avalanche's, without the task labels that it asks a data set for.
+
+    The old network answers as it did when it was done, by its running statistics; Avalanche's
+    answers by those of the new batch. It keeps seeing what the new one sees: both count their
+    calls, and draw their shifts from the count.
+    """
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         lwf = self.lwf
         lwf.expcount += 1
         lwf.prev_model = copy.deepcopy(strategy.model)
+        lwf.prev_model.network.eval()
         classes = {int(target) for target in strategy.experience.dataset.targets}
         lwf.prev_classes_by_task[0] = lwf.prev_classes_by_task[0] | classes
 

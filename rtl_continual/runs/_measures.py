@@ -2,7 +2,8 @@
 
 Notation: ``a[i, j]`` is the accuracy on domain ``j``'s test set after experience ``i``; ``T`` is
 the last experience; ``s(j)`` is the experience that holds most of domain ``j``'s training images
-(its own one, where experiences are domains). A domain is *seen* from ``s(j)`` on.
+(its own one, where experiences are domains). A domain is *seen* from ``s(j)`` on; one that nothing
+is learned from has ``s(j) = T + 1``, and is never seen.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ __all__ = [
     "forgetting",
     "home_experiences",
     "method_measures",
+    "pooled_average_accuracy",
 ]
 
 
 def home_experiences(stream: Stream) -> np.ndarray:
-    """``s(j)`` for each domain ``[domains]``; the earliest one where several hold as much."""
+    """``s(j)`` for each domain ``[domains]``.
+
+    The earliest experience where several hold as much, and one past the last where none has any.
+    """
     counts = np.stack(
         [np.bincount(e.train.domains, minlength=len(stream.domains)) for e in stream.experiences]
     )
-    return counts.argmax(axis=0)
+    return np.where(counts.any(axis=0), counts.argmax(axis=0), len(counts))
 
 
 def average_accuracy(matrix: np.ndarray, homes: np.ndarray) -> float | None:
@@ -44,6 +49,25 @@ def average_accuracy(matrix: np.ndarray, homes: np.ndarray) -> float | None:
         row[homes <= stage].mean() for stage, row in enumerate(matrix) if (homes <= stage).any()
     ]
     return _number(np.mean(rows)) if rows else None
+
+
+def pooled_average_accuracy(
+    confusions: Sequence[Sequence[np.ndarray]], homes: np.ndarray
+) -> float | None:
+    """Mean over stages of the accuracy over all test images of the domains seen so far.
+
+    As :func:`average_accuracy`, but a stage counts images, so large domains weigh more.
+
+    Args:
+        confusions: per stage and domain, ``[classes, classes + 1]`` each.
+        homes: ``s``, ``[domains]``.
+    """
+    stages = [
+        accuracy(np.sum([c for c, home in zip(row, homes, strict=True) if home <= stage], axis=0))
+        for stage, row in enumerate(confusions)
+        if (homes <= stage).any()
+    ]
+    return _number(np.mean(stages)) if stages else None
 
 
 def forgetting(matrix: np.ndarray, homes: np.ndarray) -> float | None:
@@ -87,6 +111,7 @@ def method_measures(
     balanced = np.array([[balanced_accuracy(c) for c in row] for row in confusions])
     last = confusions[-1]
     total = np.sum(last, axis=0)
+    unlearned = [c for c, home in zip(last, homes, strict=True) if home == len(confusions)]
     recalls = {name: recall_by_class(c) for name, c in zip(domains, last, strict=True)}
     return {
         "accuracy_matrix": _numbers(plain),
@@ -97,11 +122,17 @@ def method_measures(
             "accuracy_sample_weighted": _number(accuracy(total)),
             "accuracy_domain_mean": _number(plain[-1].mean()),
             "balanced_accuracy_domain_mean": _number(balanced[-1].mean()),
+            **(
+                {"accuracy_unlearned_domains": _number(accuracy(np.sum(unlearned, axis=0)))}
+                if unlearned
+                else {}
+            ),
             "recall_macro_by_domain": {n: _number(np.nanmean(r)) for n, r in recalls.items()},
             "recall_by_class_by_domain": {n: _numbers(r) for n, r in recalls.items()},
             **({} if groups is None else recall_by_frequency(recalls, groups)),
         },
         "average_accuracy": average_accuracy(plain, homes),
+        "average_accuracy_sample_weighted": pooled_average_accuracy(confusions, homes),
         "average_balanced_accuracy": average_accuracy(balanced, homes),
         "forgetting": forgetting(plain, homes),
         "balanced_forgetting": forgetting(balanced, homes),

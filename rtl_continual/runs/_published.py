@@ -19,26 +19,34 @@ def published_beside(stream: BaseModel, backbone: dict[str, Any]) -> dict[str, A
 
     Returns:
         ``rows`` (method, backbone, accuracy in per cent over all test images, order of domains,
-        mean over domains where known), and ``differences``: in what this run is not comparable.
+        mean over domains where known), ``order``: that of this run's domains, and ``differences``:
+        in what this run is not comparable.
     """
     from rtl_continual.streams import DomainNetConfig, published_results
-    from rtl_continual.streams.domainnet import protocol_differences
+    from rtl_continual.streams.domainnet import order_name, protocol_differences
 
     if not isinstance(stream, DomainNetConfig):
         return None
     rows = published_results()
     differences = protocol_differences(stream)
     own = f"{backbone['name']} with weights {backbone['weights']}"
-    kinds = list(dict.fromkeys(row.backbone for row in rows))
+    kinds = " or ".join(f"'{row}'" for row in dict.fromkeys(row.backbone for row in rows))
     if not backbone["name"].startswith("vit_b_16"):
-        differences.insert(0, f"backbone {own}: the published rows have {', '.join(kinds)}")
+        differences.insert(0, f"backbone {own}: the published rows have {kinds}")
     elif backbone["weights"].startswith(("torchvision:", "random:")):
         differences.insert(
-            0, f"weights {backbone['weights']}: the published rows begin with {', '.join(kinds)}"
+            0, f"weights {backbone['weights']}: the published rows begin with {kinds}"
         )
     else:
         # A file's name says nothing for sure.
         differences.insert(
             0, f"weights {backbone['weights']}: compare with rows of the same pretraining alone"
         )
-    return {"rows": [asdict(row) for row in rows], "differences": differences}
+    order = order_name(stream)
+    if order is not None:
+        differences.append(f"order {order}: rows of another order, or of none stated, saw another")
+    return {
+        "rows": [asdict(row) for row in rows],
+        "order": order or ", ".join(stream.domain_order),
+        "differences": differences,
+    }

@@ -21,6 +21,7 @@ _FIRST_SEED = ("tickets",)
 
 _DEVIATIONS = (
     "average_accuracy",
+    "average_accuracy_sample_weighted",
     "average_balanced_accuracy",
     "forgetting",
     "balanced_forgetting",

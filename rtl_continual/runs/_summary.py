@@ -38,7 +38,8 @@ def results_table(results: dict[str, Any], *, width: int = 120) -> Table:
         width: of the terminal, in characters; a narrow one gets no column for each domain.
     """
     domains = results["stream"]["domains"]
-    if sum(max(len(name), 5) + 3 for name in domains) + 80 > width:
+    published = "published" in results  # papers count all images alike
+    if sum(max(len(name), 5) + 3 for name in domains) + (93 if published else 80) > width:
         domains = []
     seeds = len(results["seeds"])
     table = Table(
@@ -50,7 +51,8 @@ def results_table(results: dict[str, Any], *, width: int = 120) -> Table:
         box=box.SIMPLE_HEAD,
     )
     table.add_column("method", no_wrap=True)
-    for name in (*domains, "mean", "forgetting", "parameters", "smaller", "seconds"):
+    pooled = ["accuracy, all"] if published else []
+    for name in (*domains, "mean", *pooled, "forgetting", "parameters", "smaller", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for label in results["labels"]:
         entry = results["methods"][label]
@@ -61,6 +63,7 @@ def results_table(results: dict[str, Any], *, width: int = 120) -> Table:
             label,
             *(_percent(by_domain[name]) for name in domains),
             with_deviation(entry, "balanced_accuracy_domain_mean"),
+            *(with_deviation(entry, "accuracy_sample_weighted") for _ in pooled),
             "–" if offline else with_deviation(entry, "balanced_forgetting"),
             f"{parameters['effective_union']:,.0f}",
             f"{parameters['ratio_vs_separate']:.1f}x",

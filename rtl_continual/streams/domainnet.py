@@ -219,10 +219,20 @@ def published_results() -> tuple[PublishedResult, ...]:
     return RESULTS
 
 
+def order_name(config: DomainNetConfig) -> str | None:
+    """Which published order the domains arrive in, ``None`` if in neither.
+
+    Example:
+        >>> order_name(DomainNetConfig(root="x", order="B"))
+        'B'
+    """
+    return next((name for name, order in ORDERS.items() if order == config.domain_order), None)
+
+
 def protocol_differences(config: DomainNetConfig) -> list[str]:
     """How a run on these options differs from what :func:`published_results` ran."""
     differences = []
-    if config.domain_order not in ORDERS.values():
+    if order_name(config) is None:
         differences.append(f"domains {', '.join(config.domain_order)}: neither order A nor B")
     if config.lists != "cleaned":
         differences.append("original lists, with duplicate images")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from avalanche.training.plugins import LwFPlugin
 
 from rtl_continual.avalanche.rivals import DERConfig, DERMethod, LwFConfig, LwFMethod
 from rtl_continual.backbones import Backbone
@@ -18,7 +19,7 @@ from rtl_continual.runs import Method, RunContext
 from rtl_continual.streams import Stream
 
 
-def learn(
+def build(
     method_class: type[Method[Any]],
     config: Any,
     stream: Stream,
@@ -35,7 +36,17 @@ def learn(
         emit=lambda *args, **kwargs: None,
         advance=lambda text: None,
     )
-    method = method_class(context, config)
+    return method_class(context, config)
+
+
+def learn(
+    method_class: type[Method[Any]],
+    config: Any,
+    stream: Stream,
+    backbone: Backbone,
+    epochs: int = 3,
+) -> Method[Any]:
+    method = build(method_class, config, stream, backbone, epochs)
     for index in range(len(stream.experiences)):
         method.learn(index)
     return method
@@ -102,3 +113,19 @@ def test_lwf_alpha_holds_the_answers(stream: Stream, backbone: Backbone) -> None
         return moved(method, LwFMethod(method.context, config), images)
 
     assert drift(20.0) < 0.9 * drift(0.0)
+
+
+def test_lwf_asks_the_finished_network_about_the_same_images(
+    stream: Stream, backbone: Backbone
+) -> None:
+    method: Any = build(LwFMethod, LwFConfig(shift=1), stream, backbone)
+    (plugin,) = (p for p in method.strategy.plugins if isinstance(p, LwFPlugin))
+    method.learn(0)
+    old = plugin.lwf.prev_model
+    before = {name: value.clone() for name, value in old.state_dict().items()}
+    assert any("running" in name for name in before)
+    method.learn(1)
+    # Its statistics are those that it ended with, and as many calls mean the same shifts.
+    assert all(torch.equal(value, before[name]) for name, value in old.state_dict().items())
+    assert old.training
+    assert old._calls == method.strategy.model._calls > 2

@@ -14,6 +14,7 @@ from rtl_continual.runs._measures import (
     forgetting,
     home_experiences,
     method_measures,
+    pooled_average_accuracy,
 )
 from rtl_continual.streams import ArraySet, Experience, Stream
 
@@ -24,6 +25,17 @@ DIAGONAL = np.array([0, 1, 2])
 def test_average_accuracy_is_the_mean_over_stages_of_the_seen_domains() -> None:
     expected = (0.9 + (0.95 + 0.8) / 2 + (0.5 + 0.7 + 0.6) / 3) / 3
     assert average_accuracy(MATRIX, DIAGONAL) == pytest.approx(expected)
+
+
+def test_pooled_average_accuracy_counts_images() -> None:
+    few, many = np.array([[1, 1, 0], [0, 0, 0]]), np.array([[3, 0, 0], [1, 4, 0]])
+    # Alone the first domain has 1 of 2 right; then both have 1 + 7 of 2 + 8.
+    stages = [[few, many], [few, many]]
+    expected = (1 / 2 + 8 / 10) / 2
+    assert pooled_average_accuracy(stages, np.array([0, 1])) == pytest.approx(expected)
+    found = method_measures(stages, ("few", "many"), np.array([0, 1]))
+    assert found["average_accuracy_sample_weighted"] == pytest.approx(expected)
+    assert found["average_accuracy"] == pytest.approx((1 / 2 + (1 / 2 + 7 / 8) / 2) / 2)
 
 
 def test_forgetting_counts_from_the_best_so_far() -> None:
@@ -41,6 +53,26 @@ def test_domains_that_arrive_together_are_seen_together() -> None:
     assert average_accuracy(matrix, homes) == pytest.approx(expected)
     assert forgetting(matrix, homes) == pytest.approx(((0.9 - 0.95) + (0.2 - 0.8)) / 2)
     assert backward_transfer(matrix, homes) == pytest.approx(((0.95 - 0.9) + (0.8 - 0.2)) / 2)
+
+
+def test_a_domain_that_nothing_is_learned_from_is_never_seen() -> None:
+    parts = [ArraySet(np.zeros((n, 3, 2, 2), np.uint8), np.zeros(n, np.int64), 1) for n in (2, 3)]
+    stream = Stream(
+        name="toy",
+        classes=("a",),
+        domains=("new", "known"),
+        experiences=tuple(Experience("known", part, part) for part in parts),
+        tests={"new": parts[0], "known": parts[1]},
+    )
+    homes = home_experiences(stream)
+    assert homes.tolist() == [2, 1]
+    right, wrong = np.array([[1, 0]]), np.array([[0, 3]])
+    found = method_measures([[right, right], [wrong, right]], stream.domains, homes)
+    assert found["final"]["accuracy_unlearned_domains"] == 0
+    assert found["average_accuracy"] == 1
+    assert found["forgetting"] is None
+    known = method_measures([[right]], ("known",), np.array([0]))
+    assert "accuracy_unlearned_domains" not in known["final"]
 
 
 def test_one_experience_leaves_nothing_to_forget() -> None:

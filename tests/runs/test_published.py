@@ -26,10 +26,23 @@ def test_the_same_network_with_other_pretraining_differs() -> None:
     torch_hub = {"name": "vit_b_16", "weights": "torchvision:IMAGENET1K_V1"}
     found = published_beside(config, torch_hub)
     assert found is not None
-    assert len(found["differences"]) == 1
-    assert "begin with CLIP ViT-B/16" in found["differences"][0]
+    assert len(found["differences"]) == 2
+    assert "begin with 'CLIP ViT-B/16' or 'ViT-B/16, Im" in found["differences"][0]
     file = published_beside(config, {**torch_hub, "weights": "mine.pth"})
     assert file is not None
     assert file["differences"] == [
-        "weights mine.pth: compare with rows of the same pretraining alone"
+        "weights mine.pth: compare with rows of the same pretraining alone",
+        "order A: rows of another order, or of none stated, saw another",
     ]
+
+
+def test_the_order_is_named() -> None:
+    backbone = {"name": "vit_b_16", "weights": "mine.pth"}
+    found = published_beside(DomainNetConfig(root="x", order="B"), backbone)
+    assert found is not None
+    assert found["order"] == "B"
+    assert "order B: rows of another order" in found["differences"][-1]
+    own = published_beside(DomainNetConfig(root="x", domains=("real", "sketch")), backbone)
+    assert own is not None
+    assert own["order"] == "real, sketch"
+    assert "neither order A nor B" in own["differences"][-1]

@@ -97,6 +97,8 @@ def test_what_is_missing_is_a_dash(results: dict[str, Any]) -> None:
 def test_the_table_fits_its_terminal(results: dict[str, Any], width: int, columns: int) -> None:
     table = results_table(results, width=width)
     assert len(table.columns) == columns
+    papers = {**results, "published": {}}
+    assert "accuracy, all" in [c.header for c in results_table(papers, width=width).columns]
     printed = io.StringIO()
     console = Console(width=width, file=printed)
     console.print(table)
@@ -116,9 +118,16 @@ def test_a_run_that_is_not_finished_is_told(tmp_path: Path, folder: Path) -> Non
 def test_published_rows_stand_beside_with_a_warning(results: dict[str, Any]) -> None:
     assert "Beside what is published" not in render(results, [])
     row = {"method": "A-Prompt", "backbone": "ViT", "accuracy": 61.5, "order": None}
-    results["published"] = {"rows": [{**row, "domain_mean": None}], "differences": ["few images"]}
+    results["published"] = {
+        "rows": [{**row, "domain_mean": None}],
+        "order": "real, sketch",
+        "differences": ["few images"],
+    }
+    results["methods"]["worse"]["average_accuracy_sample_weighted"] = 0.1234
     page = render(results, [])
     assert "<li>few images</li>" in page
+    assert "real, sketch" in page
+    assert "<td>12.34</td>" in page
     assert "61.50" in page
     assert "not stated" in page
 
