@@ -11,6 +11,7 @@ from rtl_continual.backbones._build import (
 )
 from rtl_continual.backbones._config import BackboneConfig
 from rtl_continual.backbones._flops import backbone_flops, statistics_flops
+from rtl_continual.backbones._recorded import RecordedBackbone
 from rtl_continual.backbones._statistics import activation_statistics
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "BackboneConfig",
     "BackboneSource",
     "InputSpec",
+    "RecordedBackbone",
     "TrunkOutput",
     "activation_statistics",
     "backbone_config_class",

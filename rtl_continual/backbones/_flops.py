@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from rtl_continual.backbones._backbone import Backbone
+from rtl_continual.backbones._recorded import RecordedBackbone
 
 __all__ = ["backbone_flops", "statistics_flops"]
 
@@ -31,6 +32,7 @@ def backbone_flops(backbone: Backbone, input_size: int | None = None) -> dict[st
         >>> backbone_flops(build_backbone("glyphnet", weights="random:0"), 32)["trunk"]
         6930432
     """
+    backbone = _original(backbone)
     spec = backbone.input_spec
     height, width = (input_size, input_size) if input_size else (spec.size or (224, 224))
     images = torch.zeros(1, spec.channels, height, width, device=backbone.mean.device)
@@ -61,6 +63,7 @@ def statistics_flops(backbone: Backbone, input_size: int | None = None) -> int:
         >>> statistics_flops(build_backbone("glyphnet", weights="random:0"), 32)
         24648
     """
+    backbone = _original(backbone)
     spec = backbone.input_spec
     height, width = (input_size, input_size) if input_size else (spec.size or (224, 224))
     x = torch.zeros(1, spec.channels, height, width, device=backbone.mean.device)
@@ -73,6 +76,11 @@ def statistics_flops(backbone: Backbone, input_size: int | None = None) -> int:
                 channels = x.shape[1] if x.ndim == 4 else x.shape[2]
                 total += 4 * x.numel() + 3 * channels
     return total
+
+
+def _original(backbone: Backbone) -> Backbone:
+    """Records cost what the trunk costs that made them."""
+    return backbone.original if isinstance(backbone, RecordedBackbone) else backbone
 
 
 def _count(module: nn.Module, x: torch.Tensor) -> tuple[int, torch.Tensor]:

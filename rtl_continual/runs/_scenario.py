@@ -67,6 +67,11 @@ class ScenarioHead(BaseModel):
     evaluate_on: Literal["test", "validation"] = Field(
         "test", description="validation is for choosing options: the test sets stay unseen"
     )
+    record_trunk: bool = Field(
+        False,
+        description="run the trunk once for each image, and start every method from what it gave: "
+        "much faster, but nothing before the split is trained or sees augmented images",
+    )
     growth: Literal["per_experience", "discover"] = Field(
         "per_experience",
         description="when a ticket is added: one for each experience, or one for each cluster "

@@ -21,6 +21,7 @@ from rtl_continual.runs._evaluation import evaluation_sets
 from rtl_continual.runs._files import plain
 from rtl_continual.runs._method import Method, RunContext
 from rtl_continual.runs._protocol import Protocol, backbone_facts, stream_facts
+from rtl_continual.runs._recorded import record_stream
 from rtl_continual.runs._scenario import Scenario
 from rtl_continual.runs.methods import method_class
 from rtl_continual.streams import Stream, build_stream
@@ -91,6 +92,7 @@ class Workshop:
         torch.backends.cudnn.deterministic = True
         self._streams: dict[str, Stream] = {}
         self._backbones: dict[str, Backbone] = {}
+        self._recorded: dict[str, tuple[Stream, Backbone]] = {}
 
     def run(
         self, unit: Unit, emit: Callable[..., None], advance: Callable[[str], None]
@@ -115,8 +117,7 @@ class Workshop:
     ) -> dict[str, Any]:
         scenario = _scenario_of(self.scenario, unit)
         advance("data and backbone")
-        stream = self._stream(scenario)
-        template = self._backbone(scenario)
+        stream, template = self._material(scenario)
         identity = template.compute_identity()
         handed: list[Backbone] = []
 
@@ -161,6 +162,16 @@ class Workshop:
             "device": self.device.type,
             "versions": versions(),
         }
+
+    def _material(self, scenario: Scenario) -> tuple[Stream, Backbone]:
+        """The stream and the frozen backbone that the scenario's methods work with."""
+        stream, backbone = self._stream(scenario), self._backbone(scenario)
+        if not scenario.record_trunk:
+            return stream, backbone
+        key = f"{stream.fingerprint}|{backbone.identity}"
+        if key not in self._recorded:
+            self._recorded = {key: record_stream(stream, backbone)}
+        return self._recorded[key]
 
     def _stream(self, scenario: Scenario) -> Stream:
         key = scenario.stream.model_dump_json()

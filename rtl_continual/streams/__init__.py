@@ -1,7 +1,7 @@
 """Streams: plain torch data sets with a domain name on each part."""
 
 from rtl_continual.streams._ahead import read_ahead
-from rtl_continual.streams._cache import cache_folder
+from rtl_continual.streams._cache import cache_folder, cached_arrays
 from rtl_continual.streams._decode import ImageForm
 from rtl_continual.streams._domainnet_facts import PublishedResult
 from rtl_continual.streams._files import FileNames, FileSet, Listing
@@ -54,6 +54,7 @@ __all__ = [
     "build_photos",
     "build_stream",
     "cache_folder",
+    "cached_arrays",
     "concatenate",
     "contact_sheet",
     "prepare_stream",

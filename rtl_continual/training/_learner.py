@@ -80,6 +80,7 @@ class TicketLearner:
             else UnitScores(bank.layout, weights, initial, find_units(body), floor=floor)
         )
         state = body.state_dict() if parent is None else parent.norm
+        self._own_statistics = config.norm_statistics == "own"
         self.norm = {name: state[name].detach().clone().to(device) for name in bank.norm_names}
         for name in dict(body.named_parameters()).keys() & self.norm.keys():
             self.norm[name] = nn.Parameter(self.norm[name])
@@ -184,7 +185,7 @@ class TicketLearner:
         self, activation: torch.Tensor, norm: Mapping[str, torch.Tensor], training: bool
     ) -> torch.Tensor:
         values = {**self.scores.effective(), **norm}
-        with batch_norm_mode(self._body.module, training):
+        with batch_norm_mode(self._body.module, training and self._own_statistics):
             return self._body(values, activation)
 
     def loss(

@@ -336,3 +336,29 @@ def test_any_body_can_be_learned(make_data: MakeData, kind: str) -> None:
     answer = bank.predict(make_data(1).images)
     assert answer.outputs.isfinite().all()
     assert (answer.ticket_ids == 1).float().mean() > 0.9
+
+
+def test_norm_statistics_stay_the_backbones_if_asked(bank: TicketBank, make_data: MakeData) -> None:
+    own = grow(bank, make_data(0))
+    kept, learner = learn(bank, make_data(1), norm_statistics="backbone", start="cold")
+    state = bank.backbone.body.state_dict()
+    running = [name for name in state if "running" in name]
+    assert running
+    assert all(torch.equal(kept.norm[name], state[name]) for name in running)
+    assert not any(torch.equal(own.norm[name], state[name]) for name in running)
+    affine = [name for name in kept.norm if name not in dict(bank.backbone.body.named_buffers())]
+    assert affine
+    assert not any(torch.equal(kept.norm[name], state[name]) for name in affine)
+    # A sample is trained as it is served, alone or in a batch.
+    activation, _, _ = TrunkCache(bank, make_data(1), 2**20).batch(torch.arange(4))
+    alone = learner.represent(activation[:1], training=True)
+    torch.testing.assert_close(learner.represent(activation, training=True)[:1], alone)
+
+
+def test_a_warm_start_keeps_the_known_tickets_norm_statistics(
+    bank: TicketBank, make_data: MakeData
+) -> None:
+    first = grow(bank, make_data(0))
+    second = grow(bank, make_data(1), norm_statistics="backbone")
+    running = [name for name in first.norm if "running" in name]
+    assert all(torch.equal(second.norm[name], first.norm[name]) for name in running)

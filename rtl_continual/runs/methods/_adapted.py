@@ -40,6 +40,7 @@ class Recipe:
         threshold: a weight stays where its mask's value is larger.
         shift: trunk activations move by up to so many of their pixels.
         flip: half of the trunk activations are mirrored.
+        own_statistics: trained norms gather statistics of their own; else they keep the backbone's.
         cache_bytes: trunk activations kept in memory.
     """
 
@@ -52,6 +53,7 @@ class Recipe:
     threshold: float = 0.005
     shift: int = 1
     flip: bool = False
+    own_statistics: bool = True
     cache_bytes: int = 2 * 2**30
 
 
@@ -98,7 +100,8 @@ class _Adapted:
             weights = weights * (self.keep() + self.scores - self.scores.detach())
         values = {**self.bank.layout.unflatten(weights), **self.norm}
         body = self.bank.backbone.body
-        with batch_norm_mode(body, self.recipe.norm_lr is not None):
+        own = self.recipe.own_statistics and self.recipe.norm_lr is not None
+        with batch_norm_mode(body, own):
             return self.head(functional_call(body, values, (activation,)))
 
     def step(self, activation: torch.Tensor, targets: torch.Tensor, progress: float) -> float:

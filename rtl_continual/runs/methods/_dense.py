@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from rtl_continual.backbones import Backbone
+from rtl_continual.backbones import Backbone, RecordedBackbone
 from rtl_continual.errors import DataError
 from rtl_continual.runs._method import MethodConfig
 from rtl_continual.streams import ImageSet, read_ahead
@@ -22,6 +22,7 @@ __all__ = [
     "DenseConfig",
     "DenseModel",
     "count_floats",
+    "count_trainable",
     "dense_optimizer",
     "predict_labels",
     "train_dense",
@@ -63,6 +64,7 @@ class DenseModel(nn.Module):
         self.shift, self._seed, self._calls = shift, seed, 0
         self.network = nn.Sequential(copy.deepcopy(backbone.trunk), copy.deepcopy(backbone.body))
         self.network.requires_grad_(True)
+        self.network[0].requires_grad_(_trains_trunk(backbone))
         self.network.to(memory_format=torch.channels_last)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -160,6 +162,17 @@ def predict_labels(model: DenseModel, images: ImageSet, batch_size: int = 256) -
     for batch, _ in read_ahead(images, rows):
         parts.append(model(batch).argmax(dim=1).cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def _trains_trunk(backbone: Backbone) -> bool:
+    """Whether images cross the trunk in training; records have crossed it before."""
+    return not isinstance(backbone, RecordedBackbone)
+
+
+def count_trainable(backbone: Backbone) -> int:
+    """Weights of a backbone that fine-tuning moves."""
+    part = backbone if _trains_trunk(backbone) else backbone.body
+    return sum(p.numel() for p in part.parameters())
 
 
 def count_floats(*modules: nn.Module) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rtl_continual.backbones import RecordedBackbone
 from rtl_continual.plugins import get_manager
 from rtl_continual.routing import Router
 from rtl_continual.runs._method import Answers, RunContext
@@ -21,6 +22,7 @@ __all__ = [
     "collapse_events",
     "domain_counts",
     "empty_bank",
+    "servable",
     "serving_parameters",
     "ticket_options",
 ]
@@ -61,6 +63,13 @@ def answer(bank: TicketBank, images: ImageSet, *, ticket_id: int | None = None) 
         ticket_ids=torch.cat([p.ticket_ids for p in parts]).numpy(),
         confidence=torch.cat([p.confidence for p in parts]).numpy(),
     )
+
+
+def servable(bank: TicketBank) -> TicketBank:
+    """The bank as it takes images, if it was learned from records of the trunk."""
+    if not isinstance(bank.backbone, RecordedBackbone):
+        return bank
+    return TicketBank(bank.backbone.original, bank.task, bank.router, tickets=bank.tickets)
 
 
 def collapse_events(context: RunContext, ids: Mapping[str, int]) -> OnCollapse:

@@ -12,6 +12,7 @@ from rtl_continual.runs.methods._dense import (
     DenseConfig,
     DenseModel,
     count_floats,
+    count_trainable,
     predict_labels,
     train_dense,
 )
@@ -87,5 +88,5 @@ class IndependentMethod(Method[DenseConfig]):
             "separate_models": separate,
             "ratio_vs_separate": separate / stored,
             "bytes_on_disk": 4 * stored,
-            "trainable": sum(p.numel() for p in self.backbone.parameters()) + head,
+            "trainable": count_trainable(self.backbone) + head,
         }

@@ -59,5 +59,5 @@ class JointMethod(Method[DenseConfig]):
             "separate_models": separate,
             "ratio_vs_separate": separate / stored,
             "bytes_on_disk": 4 * stored,
-            "trainable": sum(p.numel() for p in self.model.parameters()),
+            "trainable": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
         }

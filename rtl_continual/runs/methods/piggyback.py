@@ -60,6 +60,7 @@ class PiggybackMethod(Method[PiggybackConfig]):
             threshold=self.config.threshold,
             shift=tickets.shift,
             flip=tickets.flip,
+            own_statistics=tickets.norm_statistics == "own",
             cache_bytes=tickets.cache_bytes,
         )
         counts = domain_counts(experience.train, self.context.stream.domains)

@@ -20,6 +20,7 @@ from rtl_continual.runs.methods._tickets import (
     collapse_events,
     domain_counts,
     empty_bank,
+    servable,
     serving_parameters,
     ticket_options,
 )
@@ -260,4 +261,4 @@ class RTLMethod(Method[MethodConfig]):
     def save(self, folder: str) -> None:
         from rtl_continual.store import save_bank
 
-        save_bank(self.bank, folder)
+        save_bank(servable(self.bank), folder)

@@ -1,0 +1,92 @@
+"""A stream whose images have crossed the trunk already, once for all methods of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from rtl_continual.backbones import Backbone, RecordedBackbone
+from rtl_continual.streams import Experience, ImageSet, Stream, cached_arrays, read_ahead
+
+__all__ = ["RecordSet", "record_stream"]
+
+_BATCH = 128
+
+
+class RecordSet(ImageSet):
+    """Records of a set of images, made when the first of them is asked for and kept on disk.
+
+    Args:
+        images: the images.
+        backbone: makes and reads the records.
+        key: names the images and their order; part of the cached file's name.
+    """
+
+    def __init__(self, images: ImageSet, backbone: RecordedBackbone, key: str) -> None:
+        self.targets, self.domains = images.targets, images.domains
+        self._images, self._backbone, self._key = images, backbone, key
+        self._records: torch.Tensor | None = None
+
+    @property
+    def records(self) -> torch.Tensor:
+        """``float32 [n, values, 1, 1]``."""
+        if self._records is None:
+            name = hashlib.sha256(f"{self._backbone.identity}|{self._key}".encode()).hexdigest()
+            arrays, _ = cached_arrays(f"trunk/{name[:32]}.npz", self._make)
+            self._records = torch.from_numpy(arrays["records"])
+        return self._records
+
+    def _make(self) -> dict[str, np.ndarray]:
+        rows = np.array_split(np.arange(len(self)), max(1, -(-len(self) // _BATCH)))
+        parts = [self._backbone.record(batch).cpu() for batch, _ in read_ahead(self._images, rows)]
+        return {"records": torch.cat(parts).numpy()}
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        index = np.asarray(indices, dtype=np.int64)
+        return self.records[torch.from_numpy(index)], torch.from_numpy(self.targets[index])
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
+        return _Part(self, np.asarray(indices, dtype=np.int64))
+
+
+class _Part(ImageSet):
+    """Some rows of a set."""
+
+    def __init__(self, whole: ImageSet, rows: np.ndarray) -> None:
+        self._whole, self._rows = whole, rows
+        self.targets, self.domains = whole.targets[rows], whole.domains[rows]
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._whole.batch(self._rows[np.asarray(indices, dtype=np.int64)])
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
+        return _Part(self._whole, self._rows[np.asarray(indices, dtype=np.int64)])
+
+
+def record_stream(stream: Stream, backbone: Backbone) -> tuple[Stream, RecordedBackbone]:
+    """The stream with every image replaced by its record, and the backbone that takes records.
+
+    Nothing can be trained or augmented before the split; in return the trunk runs once for each
+    image instead of once for each pass of each method. Records are kept in the cache folder, under
+    the hash of the backbone's weights and the stream's fingerprint.
+
+    Args:
+        stream: of images.
+        backbone: whose trunk makes the records.
+    """
+    first, _ = stream.experiences[0].train.batch([0])
+    recorded = RecordedBackbone(backbone, first)
+
+    def of(part: ImageSet, name: str) -> RecordSet:
+        return RecordSet(part, recorded, f"{stream.fingerprint}|{name}")
+
+    experiences = tuple(
+        Experience(e.name, of(e.train, f"train {i}"), of(e.validation, f"validation {i}"))
+        for i, e in enumerate(stream.experiences)
+    )
+    tests = {name: of(part, f"test {name}") for name, part in stream.tests.items()}
+    return replace(stream, experiences=experiences, tests=tests), recorded
