@@ -127,12 +127,8 @@ class _DenseMethod(_AvalancheMethod[DenseT]):
         return []
 
     def _strategy(self) -> SupervisedTemplate:
-        model = DenseModel(
-            self.backbone,
-            self.num_classes,
-            self.context.seed,
-            shift=self.config.shift,
-            flip=self.config.flip,
+        model = DenseModel.configured(
+            self.backbone, self.num_classes, self.context.seed, self.config
         )
         return Naive(
             model=model,
@@ -186,7 +182,7 @@ class ReplayMethod(_DenseMethod[ReplayConfig]):
         first = self.context.stream.experiences[0].train
         image, _ = first.batch([0])
         return {
-            "memory": {"images": self.config.memory, "bytes": self.config.memory * image.numel()}
+            "memory": {"images": self.config.memory, "bytes": self.config.memory * image.nbytes}
         }
 
 

@@ -49,12 +49,8 @@ class DERMethod(_DenseMethod[DERConfig]):
     config_class = DERConfig
 
     def _strategy(self) -> SupervisedTemplate:
-        model = DenseModel(
-            self.backbone,
-            self.num_classes,
-            self.context.seed,
-            shift=self.config.shift,
-            flip=self.config.flip,
+        model = DenseModel.configured(
+            self.backbone, self.num_classes, self.context.seed, self.config
         )
         # DER's memory unpacks a task label with every image.
         self._experiences = [_with_task_label(e.train) for e in self.context.stream.experiences]
@@ -76,7 +72,7 @@ class DERMethod(_DenseMethod[DERConfig]):
     def details(self) -> dict[str, Any]:
         """The memory it needs beside its parameters."""
         image, _ = self.context.stream.experiences[0].train.batch([0])
-        each = image.numel() + 4 * self.num_classes
+        each = image.nbytes + 4 * self.num_classes
         return {"memory": {"images": self.config.memory, "bytes": self.config.memory * each}}
 
 

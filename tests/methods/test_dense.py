@@ -175,3 +175,18 @@ def test_flip_is_drawn_anew_for_each_training_pass_and_never_when_serving(
     assert torch.equal(model.eval()(images), DenseModel(backbone, 3, 0).eval()(images))
     model.train()
     assert not torch.equal(model(images), model(images))
+
+
+@pytest.mark.parametrize("kind", ["own", "backbone"])
+def test_norm_statistics_are_the_batchs_or_the_backbones(
+    kind: str, stream: Stream, make_context: MakeContext
+) -> None:
+    backbone = make_context().make_backbone()
+    config = DenseConfig.model_validate({"norm_statistics": kind, "shift": 0})
+    model = DenseModel.configured(backbone, 3, 0, config)
+    fit(model, stream, config)
+    learned, given = model.network[1].state_dict(), backbone.body.state_dict()
+    running = [name for name in given if "running" in name]
+    assert running
+    assert all(torch.equal(learned[n], given[n]) == (kind == "backbone") for n in running)
+    assert not torch.equal(learned["1.weight"], given["1.weight"])

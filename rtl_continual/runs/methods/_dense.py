@@ -43,6 +43,9 @@ class DenseConfig(MethodConfig):
         2, ge=0, description="training moves each image by up to so many pixels; 0 is off"
     )
     flip: bool = Field(False, description="training mirrors half of the images, left to right")
+    norm_statistics: Literal["own", "backbone"] = Field(
+        "own", description="what batch norms divide by: each batch's, or always the backbone's"
+    )
 
 
 class DenseModel(nn.Module):
@@ -54,13 +57,22 @@ class DenseModel(nn.Module):
         seed: of the head's first weights and of augmentation.
         shift: in training, images move by up to so many pixels.
         flip: in training, half of the images are mirrored.
+        own_statistics: batch norms gather statistics in training; else they keep the backbone's.
     """
 
     def __init__(
-        self, backbone: Backbone, classes: int, seed: int, *, shift: int = 0, flip: bool = False
+        self,
+        backbone: Backbone,
+        classes: int,
+        seed: int,
+        *,
+        shift: int = 0,
+        flip: bool = False,
+        own_statistics: bool = True,
     ) -> None:
         super().__init__()
         self.flip = flip
+        self._own_statistics = own_statistics
         self.shift, self._seed, self._calls = shift, seed, 0
         self.network = nn.Sequential(copy.deepcopy(backbone.trunk), copy.deepcopy(backbone.body))
         self.network.requires_grad_(True)
@@ -73,6 +85,28 @@ class DenseModel(nn.Module):
         self.head.to(self.device)
         # Bound methods: the frozen backbone itself is no part of this model.
         self._check, self._normalise = backbone.check_images, backbone.normalise
+
+    @classmethod
+    def configured(
+        cls, backbone: Backbone, classes: int, seed: int, config: DenseConfig
+    ) -> DenseModel:
+        """A model with a method's own options."""
+        return cls(
+            backbone,
+            classes,
+            seed,
+            shift=config.shift,
+            flip=config.flip,
+            own_statistics=config.norm_statistics == "own",
+        )
+
+    def train(self, mode: bool = True) -> DenseModel:
+        super().train(mode)
+        if not self._own_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    module.eval()
+        return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, channels, height, width]``."""

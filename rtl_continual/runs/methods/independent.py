@@ -45,12 +45,8 @@ class IndependentMethod(Method[DenseConfig]):
     def learn(self, index: int) -> None:
         stream = self.context.stream
         data = stream.experiences[index].train
-        model = DenseModel(
-            self.backbone,
-            len(stream.classes),
-            self.context.seed,
-            shift=self.config.shift,
-            flip=self.config.flip,
+        model = DenseModel.configured(
+            self.backbone, len(stream.classes), self.context.seed, self.config
         )
         train_dense(
             model,

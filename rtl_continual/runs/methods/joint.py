@@ -28,12 +28,8 @@ class JointMethod(Method[DenseConfig]):
     def __init__(self, context: RunContext, config: DenseConfig) -> None:
         super().__init__(context, config)
         self.backbone = context.make_backbone()
-        self.model = DenseModel(
-            self.backbone,
-            len(context.stream.classes),
-            context.seed,
-            shift=config.shift,
-            flip=config.flip,
+        self.model = DenseModel.configured(
+            self.backbone, len(context.stream.classes), context.seed, config
         ).eval()
 
     def learn_all(self) -> None:
