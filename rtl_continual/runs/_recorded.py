@@ -81,7 +81,7 @@ def record_stream(stream: Stream, backbone: Backbone) -> tuple[Stream, RecordedB
     first, _ = stream.experiences[0].train.batch([0])
     recorded = RecordedBackbone(backbone, first)
 
-    def of(part: ImageSet, name: str) -> RecordSet:
+    def of(part: ImageSet, name: str) -> ImageSet:
         return RecordSet(part, recorded, f"{stream.fingerprint}|{name}")
 
     experiences = tuple(
