@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -16,6 +17,8 @@ from rtl_continual.routing._router import Router, RouterConfig, Routing
 from rtl_continual.routing._rows import Rows
 
 __all__ = ["CentroidConfig", "CentroidRouter", "familiarity"]
+
+Array = TypeVar("Array", torch.Tensor, np.ndarray)
 
 _VALUES_AT_ONCE = 2**24
 """Distances held in memory at once; larger batches are worked on in parts."""
@@ -56,6 +59,10 @@ class CentroidRouter(Router):
         self._points: Rows | None = None
         self._norms: Rows | None = None
         self._moved: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies share the rows; what can be made from them again is not copied.
+        return {**self.__dict__, "_moved": None}
 
     def _settled(self) -> int:
         """Tickets after which the metric stays as it is."""
@@ -133,13 +140,11 @@ class CentroidRouter(Router):
         self._moved = None
 
     def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Points ``[tickets * centroids, axes]`` and squared norms; copies are kept elsewhere."""
-        assert self._points is not None
-        assert self._norms is not None
-        points, norms = self._points.values.flatten(0, 1), self._norms.values.flatten()
-        if device.type == "cpu":
-            return points, norms
+        """Points ``[tickets * centroids, axes]`` and squared norms; kept until one is added."""
         if self._moved is None or self._moved[0].device != device:
+            assert self._points is not None
+            assert self._norms is not None
+            points, norms = self._points.values.flatten(0, 1), self._norms.values.flatten()
             self._moved = points.to(device), norms.to(device)
         return self._moved
 
@@ -169,23 +174,18 @@ class CentroidRouter(Router):
         return Routing(*map(torch.cat, zip(*parts, strict=True)))
 
     def _route(self, y: torch.Tensor, budget: int | None) -> Routing:
-        return self._answer(self._exact(y), None, budget)
+        distances = self._exact(y)
+        probabilities = (distances * (-0.5 / self._metric.temperature)).softmax(dim=1)
+        familiar = self._familiarity(distances.amin(dim=1))
+        return self.choose(probabilities, familiarity=familiar, budget=budget)
 
-    def _answer(
-        self, distances: torch.Tensor, ids: torch.Tensor | None, budget: int | None
-    ) -> Routing:
-        """The answer for squared distances to candidates ``[batch, candidates]``."""
-        temperature = self._metric.temperature
-        probabilities = (distances * (-0.5 / temperature)).softmax(dim=1)
-        confidence, best = probabilities.max(dim=1, keepdim=True)
-        nearest = distances.gather(1, best)[:, 0]
-        confidence = confidence[:, 0]
-        if self.config.novelty is not None:
-            # A squared distance over d degrees of freedom: its root is nearly normal.
-            mean, d = self._metric.dimension, self._metric.dimension / temperature
-            deviations = ((nearest / mean).sqrt() - 1) * (2 * d) ** 0.5
-            confidence = confidence * familiarity(deviations, self.config.novelty)
-        return self.choose(probabilities, ids=ids, confidence=confidence, budget=budget)
+    def _familiarity(self, nearest: Array) -> Array | None:
+        """Of inputs at these squared distances from their tickets, ``[batch]``."""
+        if self.config.novelty is None:
+            return None
+        # A squared distance over d degrees of freedom: its root is nearly normal.
+        mean, d = self._metric.dimension, self._metric.dimension / self._metric.temperature
+        return familiarity(((nearest / mean) ** 0.5 - 1) * (2 * d) ** 0.5, self.config.novelty)
 
     def flops(self) -> int:
         if self._points is None:
@@ -218,11 +218,12 @@ class CentroidRouter(Router):
         self._fitted()
 
 
-def familiarity(deviations: torch.Tensor, novelty: float) -> torch.Tensor:
+def familiarity(deviations: Array, novelty: float) -> Array:
     """1 up to ``novelty`` deviations, then falling to 1/2 one quarter further and to 0.
 
     Args:
         deviations: how far an input lies outside a ticket's spread, ``[batch]``.
         novelty: how far is too far.
     """
-    return torch.exp2(-4 * (deviations / novelty - 1).clamp_min(0))
+    fading: Array = 2.0 ** (4 - deviations * (4 / novelty)).clip(max=0)
+    return fading

@@ -105,6 +105,9 @@ class WithinMetric:
         centred = features.float() - offset
         if self.kind == "diagonal":
             return centred * transform.diagonal()
+        if centred.device.type == "cpu":
+            # On a single input numpy's product takes half the time of torch's.
+            return torch.from_numpy(centred.numpy() @ transform.numpy())
         return centred @ transform
 
     def flops(self) -> int:

@@ -48,6 +48,10 @@ class FeatureMixture:
         self.cholesky = torch.zeros(len(self.weights), rank, rank, dtype=torch.float64)
         self.cholesky[:, rows, columns] = tensors["cholesky"].double()
 
+    def __deepcopy__(self, memo: object) -> FeatureMixture:
+        # A mixture never changes; routers that are copied share theirs.
+        return self
+
     @classmethod
     def fit(
         cls,

@@ -130,7 +130,7 @@ class Router(ABC):
         probabilities: torch.Tensor,
         *,
         ids: torch.Tensor | None = None,
-        confidence: torch.Tensor | None = None,
+        familiarity: torch.Tensor | None = None,
         budget: int | None = None,
     ) -> Routing:
         """From probabilities to an answer: the best tickets, mixture weights, abstention.
@@ -141,7 +141,8 @@ class Router(ABC):
             probabilities: of the candidates, ``[batch, candidates]``.
             ids: the candidates' ticket ids ``[batch, candidates]``; ``None`` if column ``i`` is
                 ticket ``i``.
-            confidence: ``[batch]``; ``None`` takes the best candidate's probability.
+            familiarity: in 0..1 ``[batch]``; the confidence is the best candidate's probability
+                times it. ``None``: the probability alone.
             budget: see :meth:`route`.
 
         Raises:
@@ -157,7 +158,7 @@ class Router(ABC):
         else:
             best, chosen = probabilities.topk(count, dim=1)
             weights = best / best.sum(dim=1, keepdim=True)
-        confidence = best[:, 0] if confidence is None else confidence
+        confidence = best[:, 0] if familiarity is None else best[:, 0] * familiarity
         chosen = chosen if ids is None else ids.gather(1, chosen)
         below = float(getattr(self.config, "abstain_below", 0.0))
         if below > 0:

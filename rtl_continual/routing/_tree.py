@@ -25,25 +25,23 @@ class _Level:
 
     Attributes:
         count: nodes in use; arrays have room for more.
-        points: the children's points ``[nodes, capacity, axes]``.
-        bias: half their squared norms ``[nodes, capacity]``; infinite where there is no child.
+        points: the children's points, lifted (see :func:`_lift`): ``[nodes, capacity, axes + 1]``;
+            the last coordinate is minus infinity where there is no child.
         child: the children's numbers ``[nodes, capacity]``, -1 where there is none.
         size: children of each node.
         weight: leaves' points below each node.
         parent: of each node, a number in the level above; -1 at the root.
-        center: mean of the points below each node ``[nodes, axes]``, and half its squared norm.
+        center: mean of the points below each node, lifted: ``[nodes, axes + 1]``.
     """
 
     def __init__(self, capacity: int, axes: int, room: int = 4) -> None:
         self.count = 0
-        self.points = np.zeros((room, capacity, axes), np.float32)
-        self.bias = np.full((room, capacity), np.inf, np.float32)
+        self.points = np.zeros((room, capacity, axes + 1), np.float32)
         self.child = np.full((room, capacity), -1, np.int64)
         self.size = np.zeros(room, np.int64)
         self.weight = np.zeros(room, np.int64)
         self.parent = np.full(room, -1, np.int64)
-        self.center = np.zeros((room, axes), np.float32)
-        self.half = np.zeros(room, np.float32)
+        self.center = np.zeros((room, axes + 1), np.float32)
 
     def new_node(self) -> int:
         """The number of one more, empty node."""
@@ -60,20 +58,18 @@ class _Level:
         return node
 
     def fill(self, node: int, points: np.ndarray, children: np.ndarray) -> None:
-        """Give a node these children and no others."""
+        """Give a node these children, lifted, and no others."""
         n = len(children)
         self.points[node] = 0
+        self.points[node, :, -1] = -np.inf
         self.points[node, :n] = points
-        self.bias[node] = np.inf
-        self.bias[node, :n] = 0.5 * np.einsum("ij,ij->i", points, points)
         self.child[node] = -1
         self.child[node, :n] = children
         self.size[node] = n
 
     def put(self, node: int, slot: int, point: np.ndarray, child: int) -> None:
-        """Set one child; a slot at the end makes the node longer."""
+        """Set one child, lifted; a slot at the end makes the node longer."""
         self.points[node, slot] = point
-        self.bias[node, slot] = 0.5 * float(point @ point)
         self.child[node, slot] = child
         self.size[node] = max(int(self.size[node]), slot + 1)
 
@@ -103,20 +99,19 @@ class PointTree:
         tree = cls(points.shape[1], capacity)
         tree.count = len(points)
         tree.levels = []
-        numbers, values = np.arange(len(points)), points.astype(np.float32, copy=False)
+        numbers, values = np.arange(len(points)), _lift(points)
         weights = np.ones(len(points), np.int64)
         while not tree.levels or tree.levels[-1].count > 1:
             level = _Level(capacity, tree.axes)
             full = capacity if len(values) <= capacity else max(2, 3 * capacity // 4)
-            for group in _groups(values, full):
+            for group in _groups(values[:, :-1], full):
                 node = level.new_node()
                 level.fill(node, values[group], numbers[group])
                 level.weight[node] = weights[group].sum()
                 share = weights[group] / level.weight[node]
-                level.center[node] = share @ values[group]
+                level.center[node] = _lift(share @ values[group, :-1])
                 if tree.levels:
                     tree.levels[-1].parent[numbers[group]] = node
-            level.half[: level.count] = _half_norms(level.center[: level.count])
             tree.levels.append(level)
             values = level.center[: level.count].copy()
             numbers, weights = np.arange(level.count), level.weight[: level.count].copy()
@@ -140,6 +135,8 @@ class PointTree:
             ``int64 [batch, found]``; -1 where the nodes on the way held fewer.
         """
         found = min(found, self.count)
+        if len(y) == 1:
+            return self._search_one(y[0], beam, found)[None]
         if len(y) <= _ROWS_AT_ONCE:
             return self._search(y, beam, found)
         return np.concatenate(
@@ -149,25 +146,41 @@ class PointTree:
     def _search(self, y: np.ndarray, beam: int, found: int) -> np.ndarray:
         start = self.entry
         top = self.levels[start]
-        near = y @ top.center[: top.count].T
-        near -= top.half[: top.count]
-        nodes = _largest(near, min(beam, top.count))
         rows = np.arange(len(y))[:, None]
-        column = y[:, :, None]
+        lifted = np.ones((len(y), self.axes + 1), np.float32)
+        lifted[:, :-1] = y
+        nodes = _largest(lifted @ top.center[: top.count].T, beam)
+        column = lifted[:, :, None]
         for depth in range(start, -1, -1):
             level = self.levels[depth]
-            width = nodes.shape[1] * self.capacity
-            block = level.points[nodes].reshape(len(y), width, self.axes)
-            near = np.matmul(block, column)[:, :, 0]
-            bias = level.bias[nodes]
+            block = level.points.take(nodes, axis=0)
+            near = (block.reshape(len(y), -1, self.axes + 1) @ column)[:, :, 0]
             if depth < start:
-                bias[nodes < 0] = np.inf
-            near -= bias.reshape(len(y), width)
+                near.reshape(*nodes.shape, self.capacity)[nodes < 0] = -np.inf
             chosen = _largest(near, beam if depth else found)
-            nodes = level.child[nodes].reshape(len(y), width)[rows, chosen]
+            nodes = level.child.take(nodes, axis=0).reshape(len(y), -1)[rows, chosen]
             if depth < start or not depth:
                 # A slot without a child, or of a node that is none, is no find.
                 nodes[near[rows, chosen] == -np.inf] = -1
+        return nodes
+
+    def _search_one(self, y: np.ndarray, beam: int, found: int) -> np.ndarray:
+        """:meth:`_search` of one input at half the overhead; what is no find is left out."""
+        start = self.entry
+        top = self.levels[start]
+        lifted = np.ones(self.axes + 1, np.float32)
+        lifted[:-1] = y
+        near = top.center[: top.count] @ lifted
+        nodes = near.argpartition(-beam)[-beam:] if beam < len(near) else np.arange(len(near))
+        for depth in range(start, -1, -1):
+            level = self.levels[depth]
+            near = level.points.take(nodes, axis=0).reshape(-1, self.axes + 1) @ lifted
+            nodes = level.child.take(nodes, axis=0).ravel()
+            held = nodes >= 0
+            near, nodes = near[held], nodes[held]
+            most = beam if depth else found
+            if most < len(near):
+                nodes = nodes.take(near.argpartition(-most)[-most:])
         return nodes
 
     def flops(self, beam: int) -> int:
@@ -179,16 +192,13 @@ class PointTree:
 
     def add(self, point: np.ndarray) -> None:
         """One more point ``[axes]``; its number is the next one."""
-        point = point.astype(np.float32, copy=False)
         depth = self.entry
         top = self.levels[depth]
-        near = top.center[: top.count] @ point
-        near -= top.half[: top.count]
-        node = int(near.argmax())
+        near = np.append(point, 1).astype(np.float32)
+        node = int((top.center[: top.count] @ near).argmax())
         for level in self.levels[depth:0:-1]:
-            near = level.points[node] @ point - level.bias[node]
-            node = int(level.child[node, near.argmax()])
-        self._insert(0, node, point, self.count)
+            node = int(level.child[node, (level.points[node] @ near).argmax()])
+        self._insert(0, node, _lift(point), self.count)
         self.count += 1
 
     def _insert(self, depth: int, node: int, point: np.ndarray, child: int) -> None:
@@ -202,7 +212,7 @@ class PointTree:
             return
         points = np.concatenate([level.points[node], point[None]])
         children = np.append(level.child[node], child)
-        right = _halve(points)
+        right = _halve(points[:, :-1])
         other = level.new_node()
         level.fill(node, points[~right], children[~right])
         level.fill(other, points[right], children[right])
@@ -232,8 +242,8 @@ class PointTree:
         children = level.child[node, :size]
         below = self.levels[depth - 1].weight[children] if depth else np.ones(size, np.int64)
         level.weight[node] = below.sum()
-        level.center[node] = (below / level.weight[node]) @ level.points[node, :size]
-        level.half[node] = 0.5 * float(level.center[node] @ level.center[node])
+        share = below / level.weight[node]
+        level.center[node] = _lift(share @ level.points[node, :size, :-1])
 
     def _recentre(self, depth: int, node: int) -> None:
         """Measure a node and those above it anew."""
@@ -260,7 +270,7 @@ class PointTree:
         tree = cls(points.shape[1], first.shape[1])
         tree.count = len(points)
         tree.levels = []
-        values = points.astype(np.float32, copy=False)
+        values = _lift(points)
         for depth in range(len(state)):
             children = state[f"level{depth}"].numpy().astype(np.int64)
             level = _Level(tree.capacity, tree.axes, room=max(4, len(children)))
@@ -275,17 +285,20 @@ class PointTree:
         return tree
 
 
-def _half_norms(points: np.ndarray) -> np.ndarray:
-    return 0.5 * np.einsum("ij,ij->i", points, points)
+def _lift(points: np.ndarray) -> np.ndarray:
+    """Points ``[..., axes]`` with one coordinate more, minus half their squared norm, float32.
+
+    The product of a lifted point and ``(y, 1)`` is the larger, the nearer the point is to ``y``.
+    """
+    half = 0.5 * np.einsum("...i,...i->...", points, points)
+    return np.concatenate([points, -half[..., None]], axis=-1).astype(np.float32, copy=False)
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
     """The columns of each row's largest values, unordered."""
-    if count == 1:
-        return values.argmax(axis=1)[:, None]
+    count = min(count, values.shape[1])
     # numpy's argpartition is slow where many values are equal, as those of empty slots are.
-    chosen = torch.from_numpy(values).topk(min(count, values.shape[1]), dim=1, sorted=False)
-    return chosen.indices.numpy()
+    return torch.from_numpy(values).topk(count, dim=1, sorted=False).indices.numpy()
 
 
 def _groups(points: np.ndarray, most: int) -> list[np.ndarray]:
@@ -297,7 +310,7 @@ def _groups(points: np.ndarray, most: int) -> list[np.ndarray]:
     groups = _halved(points, np.arange(len(points)), most)
     for _ in range(_ROUNDS if len(groups) > 1 else 0):
         centers = np.stack([points[group].mean(axis=0) for group in groups])
-        half = _half_norms(centers)
+        half = 0.5 * np.einsum("ij,ij->i", centers, centers)
         nearest = np.concatenate(
             [(part @ centers.T - half).argmax(axis=1) for part in _chunks(points, 4096)]
         )

@@ -18,6 +18,8 @@ from rtl_continual.routing._tree import PointTree
 __all__ = ["HierarchicalRouter", "HierarchicalRouterConfig"]
 
 
+_CPU = torch.device("cpu")
+
 _EXACT_VALUES = 2**19
 """Tickets times features up to which one matrix product is faster than the tree."""
 
@@ -81,6 +83,7 @@ class HierarchicalRouter(CentroidRouter):
 
     def __init__(self, config: HierarchicalRouterConfig | None = None) -> None:
         self._tree: PointTree | None = None
+        self._beam = 0
         super().__init__(config or HierarchicalRouterConfig())
 
     def _reset(self) -> None:
@@ -100,11 +103,6 @@ class HierarchicalRouter(CentroidRouter):
             given = max(self.settled, _EXACT_VALUES // max(1, len(self._metric.offset)))
         return self.num_tickets >= max(2, given)
 
-    @property
-    def _beam(self) -> int:
-        given = self.config.beam
-        return max(4, round(0.75 * self.num_tickets**0.3)) if given is None else given
-
     def describe(
         self, ticket: int, statistics: FeatureMixture, samples: torch.Tensor | None, *, full: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -115,6 +113,7 @@ class HierarchicalRouter(CentroidRouter):
         self._tree = None
         if self._needs_tree:
             self._plant()
+        self._count_beam()
 
     def _added(self) -> None:
         super()._added()
@@ -123,6 +122,11 @@ class HierarchicalRouter(CentroidRouter):
             self._tree.add(self._points.values[-1, 0, : self._tree.axes].numpy())
         elif self._needs_tree:
             self._plant()
+        self._count_beam()
+
+    def _count_beam(self) -> None:
+        given = self.config.beam
+        self._beam = max(4, round(0.75 * self.num_tickets**0.3)) if given is None else given
 
     def _plant(self) -> None:
         assert self._points is not None
@@ -134,21 +138,31 @@ class HierarchicalRouter(CentroidRouter):
         share = np.cumsum(spread) / max(float(spread.sum()), 1e-12)
         return min(int(np.searchsorted(share, self.config.coarse_share)) + 1, points.shape[1])
 
-    def _route(self, y: torch.Tensor, budget: int | None) -> Routing:
+    def route(self, features: torch.Tensor, *, budget: int | None = None) -> Routing:
         if self._tree is None:
-            return super()._route(y, budget)
-        assert self._points is not None
-        given = y.cpu().numpy()
-        coarse = np.ascontiguousarray(given[:, : self._tree.axes])
-        found = self._tree.search(coarse, self._beam, self.config.candidates)
-        points, norms = (part.numpy() for part in self._on(torch.device("cpu")))
-        nearest = np.matmul(points[found], given[:, :, None])[:, :, 0]
-        nearest *= -2
-        nearest += norms[found] + np.einsum("bd,bd->b", given, given)[:, None]
-        np.maximum(nearest, 0, out=nearest)
-        nearest[found < 0] = np.inf
-        distances = torch.from_numpy(nearest)
-        return self._answer(distances.to(y.device), torch.from_numpy(found).to(y.device), budget)
+            return super().route(features, budget=budget)
+        # On few candidates numpy's operations take half the time of torch's.
+        y = self._metric.apply(features.detach().cpu()).numpy()
+        found = self._tree.search(y[:, : self._tree.axes], self._beam, self.config.candidates)
+        points, norms = self._on(_CPU)
+        distances = (points.numpy().take(found, axis=0) @ y[:, :, None])[:, :, 0]
+        distances *= -2
+        distances += norms.numpy().take(found)
+        distances += (y * y).sum(axis=1, keepdims=True)
+        np.maximum(distances, 0, out=distances)
+        distances[found < 0] = np.inf
+        nearest = distances.min(axis=1, keepdims=True)
+        likely = np.exp((nearest - distances) * (0.5 / self._metric.temperature))
+        likely /= likely.sum(axis=1, keepdims=True)
+        familiar = self._familiarity(nearest[:, 0])
+        answer = self.choose(
+            torch.from_numpy(likely),
+            ids=torch.from_numpy(found),
+            familiarity=None if familiar is None else torch.from_numpy(familiar),
+            budget=budget,
+        )
+        device = features.device
+        return answer if device == _CPU else Routing(*(part.to(device) for part in answer))
 
     def flops(self) -> int:
         if self._tree is None:

@@ -99,15 +99,14 @@ class MahalanobisRouter(Router):
         if self._stack is None:
             self._stack = MixtureStack(self._mixtures)
         scores = self._stack.log_prob(features.detach())
-        probabilities = scores.softmax(dim=1)
-        best_probability, best = probabilities.max(dim=1)
-        confidence = best_probability.float()
+        probabilities = scores.softmax(dim=1).float()
+        familiar = None
         if self.config.novelty is not None:
+            reached, best = scores.max(dim=1)
             usual = torch.stack(self._usual).to(scores)[best]
-            reached = scores.gather(1, best[:, None])[:, 0]
             deviations = (usual[:, 0] - reached) / usual[:, 1]
-            confidence = confidence * familiarity(deviations, self.config.novelty).float()
-        return self.choose(probabilities.float(), confidence=confidence, budget=budget)
+            familiar = familiarity(deviations, self.config.novelty).float()
+        return self.choose(probabilities, familiarity=familiar, budget=budget)
 
     def flops(self) -> int:
         if self._shared is not None:

@@ -115,7 +115,7 @@ class TicketBank:
             n: p.detach() for n, p in backbone.body.named_parameters() if n in self.layout.shapes
         }
         self._lazy = tickets if isinstance(tickets, LazyTickets) else LazyTickets()
-        self._names = list(self._lazy.names)
+        self._names = dict.fromkeys(self._lazy.names)
         self._appended: list[Ticket] = []
         self._cache: ByteCache[dict[str, torch.Tensor]] = ByteCache(cache_bytes, _tensor_bytes)
         self._networks = Pool(self._make_network)
@@ -173,7 +173,7 @@ class TicketBank:
             self.check(ticket)
             names.append(ticket.name)
         self._appended += tickets
-        self._names += names
+        self._names |= dict.fromkeys(names)
 
     def check(self, ticket: Ticket) -> None:
         """Raise :class:`BankError` unless a ticket fits this backbone and task."""

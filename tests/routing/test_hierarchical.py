@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -33,12 +34,14 @@ def check_shape(tree: PointTree, x: np.ndarray) -> None:
             held = level.child[node, : level.size[node]]
             assert 1 <= len(held) <= tree.capacity
             assert (level.child[node, level.size[node] :] == -1).all()
-            assert np.isinf(level.bias[node, level.size[node] :]).all()
+            assert (level.points[node, level.size[node] :, -1] == -np.inf).all()
+            half = 0.5 * (level.points[node, : level.size[node], :-1] ** 2).sum(axis=1)
+            np.testing.assert_allclose(level.points[node, : level.size[node], -1], -half, rtol=1e-4)
             if depth:
                 assert (tree.levels[depth - 1].parent[held] == node).all()
             nodes.append(np.concatenate([below[child] for child in held]))
             center = x[nodes[-1]].mean(axis=0)
-            np.testing.assert_allclose(level.center[node], center, atol=1e-3)
+            np.testing.assert_allclose(level.center[node, :-1], center, atol=1e-3)
             assert level.weight[node] == len(nodes[-1])
         assert sorted(np.concatenate(nodes)) == list(range(len(x)))
         below = nodes
@@ -212,3 +215,24 @@ def test_one_input_is_routed_as_in_a_batch() -> None:
     whole = router.route(x)
     alone = torch.cat([router.route(row[None]).ticket_ids for row in x])
     assert torch.equal(whole.ticket_ids, alone)
+
+
+@pytest.mark.parametrize("exact_below", [0, 10_000])
+def test_a_copy_shares_the_tickets_and_grows_alone(exact_below: int) -> None:
+    tickets = Scattered(400)
+    config = HierarchicalRouterConfig(exact_below=exact_below, branching=16)
+    router = HierarchicalRouter(config)
+    router.fit([tickets.mixture(index) for index in range(300)])
+    x, _ = tickets.draw(200)
+    before = router.route(x)
+    grown = copy.deepcopy(router)
+    for index in range(300, 400):
+        grown.add(tickets.mixture(index))
+    assert (router.num_tickets, grown.num_tickets) == (300, 400)
+    for one, other in zip(before, router.route(x), strict=True):
+        assert torch.equal(one, other)
+    assert (grown.route(x).ticket_ids >= 300).any()
+    for index in range(300, 400):
+        router.add(tickets.mixture(index))
+    for one, other in zip(grown.route(x), router.route(x), strict=True):
+        assert torch.equal(one, other)
