@@ -25,6 +25,7 @@ from rtl_continual.streams.domainnet import (
 )
 from rtl_continual.streams.emoji import EmojiConfig, build_emoji
 from rtl_continual.streams.folders import DomainLists, FoldersConfig, build_folders
+from rtl_continual.streams.glyphs import GlyphsConfig, build_glyphs
 from rtl_continual.streams.photos import PhotosConfig, build_photos
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "FileSet",
     "Finding",
     "FoldersConfig",
+    "GlyphsConfig",
     "ImageForm",
     "ImageSet",
     "Listing",
@@ -51,6 +53,7 @@ __all__ = [
     "build_domainnet",
     "build_emoji",
     "build_folders",
+    "build_glyphs",
     "build_photos",
     "build_stream",
     "cache_folder",

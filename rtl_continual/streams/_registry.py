@@ -24,6 +24,7 @@ from rtl_continual.streams.emoji import (
     verify_emoji,
 )
 from rtl_continual.streams.folders import FoldersConfig, build_folders
+from rtl_continual.streams.glyphs import GlyphsConfig, build_glyphs
 from rtl_continual.streams.photos import PhotosConfig, build_photos
 
 __all__ = [
@@ -61,6 +62,7 @@ BUILT_IN_STREAMS = {
     ),
     "emoji": StreamSource(EmojiConfig, build_emoji, prepare_emoji, verify_emoji),
     "folders": StreamSource(FoldersConfig, build_folders, verify=verify_folders),
+    "glyphs": StreamSource(GlyphsConfig, build_glyphs),
     "photos": StreamSource(PhotosConfig, build_photos),
 }
 """What the built-in plugin registers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,14 @@ from PIL import Image, ImageFilter
 from rtl_continual.streams import _glyphs
 from rtl_continual.streams._glyphs import FONTS, SIZE, PhotoPatches
 
-__all__ = ["CLASSES", "DOMAINS", "TEST_FRACTION", "DomainImages", "render_digits"]
+__all__ = [
+    "CLASSES",
+    "DOMAINS",
+    "TEST_FRACTION",
+    "DomainImages",
+    "print_character",
+    "render_digits",
+]
 
 DOMAINS = ("handwritten", "photo", "printed", "street", "outline")
 CLASSES = tuple("0123456789")
@@ -93,10 +101,19 @@ def _outline(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _finish(image, rng, noise=3.0)
 
 
-def _printed(character: str, rng: np.random.Generator) -> np.ndarray:
+def print_character(
+    character: str, rng: np.random.Generator, fonts: Sequence[str] = FONTS
+) -> np.ndarray:
+    """Dark, partly worn print on light paper, ``uint8 [3, 32, 32]``.
+
+    Args:
+        character: a single character.
+        rng: where font, size, angle, place, wear and noise come from.
+        fonts: those to draw from.
+    """
     shape = _glyphs.draw_character(
         character,
-        str(rng.choice(FONTS)),
+        str(rng.choice(fonts)),
         size=rng.uniform(13, 27),
         centre=tuple(rng.uniform(-3, 3, 2) + SIZE / 2),
         angle=rng.uniform(-25, 25),
@@ -172,7 +189,7 @@ def render_digits(seed: int, distractors: int) -> dict[str, DomainImages]:
                 case "photo":
                     images[i] = _photo(cells[i], rng, patches, bool(held_out[i]))
                 case "printed":
-                    images[i] = _printed(CLASSES[target], rng)
+                    images[i] = print_character(CLASSES[target], rng)
                 case "street":
                     images[i] = _street(
                         CLASSES[target], rng, patches, bool(held_out[i]), distractors

@@ -258,7 +258,9 @@ def test_domains_without_training_do_not_count_for_the_router(make_context: Make
     assert oracle["balanced_accuracy_domain_mean"] == pytest.approx(mean)
 
 
-def test_class_groups_are_compared_with_a_model_for_each(make_context: MakeContext) -> None:
+@pytest.fixture
+def by_class(make_context: MakeContext) -> RTLMethod:
+    """A ticket for each of one domain's three classes."""
     context = make_context()
     options = {"clusterer": {"name": "classes", "groups": 3}, "min_support": 5}
     context.sections.update(growth="discover", discovery=DiscoveryConfig.model_validate(options))
@@ -271,6 +273,28 @@ def test_class_groups_are_compared_with_a_model_for_each(make_context: MakeConte
     )
     method = RTLMethod(make_context(stream=one, sections=context.sections), MethodConfig())
     method.learn(0)
+    return method
+
+
+def test_with_class_groups_the_oracle_knows_the_group(by_class: RTLMethod) -> None:
+    method, tests = by_class, by_class.context.stream.tests
+    method.finish_evaluation(dict(tests))
+    details = method.details()
+    # A ticket that has seen a single class always answers it.
+    assert details["oracle_router"]["balanced_accuracy_domain_mean"] == 1
+    answers = method.predict(tests["red"])
+    assert answers.ticket_ids is not None
+    classes = [
+        int(method.bank.predict(tests["red"].batch([0])[0], ticket_ids=i).labels[0])
+        for i in range(3)
+    ]
+    right = np.array(classes)[answers.ticket_ids] == tests["red"].targets
+    assert sorted(classes) == [0, 1, 2]
+    assert details["router"]["accuracy"] == pytest.approx(right.mean())
+
+
+def test_class_groups_are_compared_with_a_model_for_each(by_class: RTLMethod) -> None:
+    method = by_class
     assert len(method.bank) == 3
     parameters = method.parameters()
     head = 64 * 3 + 3

@@ -15,6 +15,7 @@ from rtl_continual.discovery import (
     Discovery,
     DiscoveryConfig,
     KnownTickets,
+    build_clusterer,
     build_detector,
     discover,
     merge_proposals,
@@ -35,6 +36,9 @@ class Growth:
     Args:
         bank: the run's bank.
         config: options.
+
+    Attributes:
+        by_features: groups are domains; otherwise they are groups of classes.
     """
 
     def __init__(self, bank: TicketBank, config: DiscoveryConfig) -> None:
@@ -46,6 +50,9 @@ class Growth:
         self._features = torch.empty(0)
         self._found: list[Discovery] = []
         self._hidden: list[np.ndarray] = []
+        self._targets = np.empty(0, np.int64)
+        self._learned: list[tuple[np.ndarray, np.ndarray]] = []
+        self.by_features = build_clusterer(config.clusterer).by_features
         self._alarms: list[int | None] = []
 
     def look(self, features: torch.Tensor, data: ImageSet) -> Discovery:
@@ -65,6 +72,7 @@ class Growth:
         self.seconds += time.perf_counter() - start
         self._found.append(found)
         self._hidden.append(data.domains)
+        self._targets = data.targets
         return found
 
     def _first_alarm(self) -> int | None:
@@ -82,6 +90,14 @@ class Growth:
         for ticket, rows in zip(tickets, groups, strict=True):
             features = self._features[torch.from_numpy(rows)]
             self.known.add(FeatureMixture(ticket.statistics), features)
+            self._learned.append((self._hidden[-1][rows], self._targets[rows]))
+
+    def class_counts(self, domains: int, classes: int) -> np.ndarray:
+        """Images that each ticket was learned from ``[tickets, domains, classes]``."""
+        counts = np.zeros((len(self._learned), domains, classes), dtype=np.int64)
+        for ticket, places in enumerate(self._learned):
+            np.add.at(counts[ticket], places, 1)
+        return counts
 
     def facts(self) -> dict[str, Any]:
         """Clusters found, agreement with the hidden domains, alarms, delays, look-alikes."""

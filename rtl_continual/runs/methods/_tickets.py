@@ -49,15 +49,28 @@ def ticket_options(context: RunContext, epochs: int, batch_size: int) -> TicketC
     return tickets.model_copy(update={"epochs": epochs, "batch_size": batch_size})
 
 
-def answer(bank: TicketBank, images: ImageSet, *, ticket_id: int | None = None) -> Answers:
-    """Predict a whole set, a few hundred images at a time; ``ticket_id`` overrides the router."""
+def answer(
+    bank: TicketBank, images: ImageSet, *, ticket_id: int | np.ndarray | None = None
+) -> Answers:
+    """Predict a whole set, a few hundred images at a time.
+
+    Args:
+        bank: answers.
+        images: the set.
+        ticket_id: overrides the router: one ticket, or one for each image ``int64 [n]``.
+    """
     if not len(images):
         none = np.zeros(0, dtype=np.int64)
         return Answers(labels=none, ticket_ids=none, confidence=np.zeros(0, dtype=np.float32))
     parts = []
     for start in range(0, len(images), 256):
         batch, _ = images.batch(range(start, min(start + 256, len(images))))
-        parts.append(bank.predict(batch, ticket_ids=ticket_id))
+        chosen: int | list[int] | None
+        if isinstance(ticket_id, np.ndarray):
+            chosen = ticket_id[start : start + len(batch)].tolist()
+        else:
+            chosen = ticket_id
+        parts.append(bank.predict(batch, ticket_ids=chosen))
     return Answers(
         labels=torch.cat([p.labels for p in parts]).numpy(),
         ticket_ids=torch.cat([p.ticket_ids for p in parts]).numpy(),

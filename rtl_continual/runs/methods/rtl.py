@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rtl_continual.backbones import backbone_flops, statistics_flops
-from rtl_continual.discovery import Discovery, build_clusterer
+from rtl_continual.discovery import Discovery
 from rtl_continual.errors import DataError
 from rtl_continual.routing import Router, Routing
 from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
@@ -147,8 +147,7 @@ class RTLMethod(Method[MethodConfig]):
         parts = len(self.context.stream.domains)
         if self._growth is not None:
             # With groups of classes, tickets stand in for a model of each group.
-            by_features = build_clusterer(self._growth.config.clusterer).by_features
-            parts = parts if by_features else max(parts, len(self.bank))
+            parts = parts if self._growth.by_features else max(parts, len(self.bank))
         return serving_parameters(self.bank, parts)
 
     def inference_ratio(self) -> float:
@@ -160,12 +159,14 @@ class RTLMethod(Method[MethodConfig]):
     def finish_evaluation(self, tests: dict[str, ImageSet]) -> None:
         """Compare the router with an oracle that knows each test image's domain.
 
-        The ticket that saw most of a domain in training is that domain's right ticket. A domain
-        that nothing was learned from has none and does not count.
+        The ticket that saw most of a domain in training is that domain's right ticket. With groups
+        of classes the oracle knows an image's group, and the right ticket is the one that saw most
+        of its class. What nothing was learned from has none and does not count.
         """
         domains, classes = self.context.stream.domains, len(self.context.stream.classes)
-        seen = np.array([[t.info.domain_counts.get(d, 0) for d in domains] for t in self.bank])
+        seen = self._training_counts()
         right, trained = seen.argmax(axis=0), seen.sum(axis=0) > 0
+        hits, counted = 0, 0
         confusion = np.zeros((len(domains), len(self.bank)), dtype=np.int64)
         abstained = 0
         oracle: dict[str, float | None] = dict.fromkeys(domains)
@@ -175,20 +176,30 @@ class RTLMethod(Method[MethodConfig]):
             assert ids is not None
             abstained += self._abstained(ids, answers.confidence)
             confusion[j] = np.bincount(ids[ids >= 0], minlength=len(self.bank))
-            if trained[j]:
-                labels = answer(self.bank, images, ticket_id=int(right[j])).labels
+            own, known = right[j, images.targets], trained[j, images.targets]
+            hits += int((ids[known] == own[known]).sum())
+            counted += int(known.sum())
+            if known.any():
+                labels = answer(self.bank, images, ticket_id=own).labels
                 matrix = confusion_matrix(images.targets, labels, classes)
                 oracle[domains[j]] = balanced_accuracy(matrix)
-        hits = sum(int(confusion[j, right[j]]) for j in np.flatnonzero(trained))
-        images_with_ticket = sum(
-            len(images) for images, known in zip(tests.values(), trained, strict=True) if known
-        )
         self._evaluation = {
-            "router_accuracy": hits / images_with_ticket,
+            "router_accuracy": hits / counted,
             "router_confusion": confusion.tolist(),
             "router_abstained": abstained,
             "oracle_by_domain": oracle,
         }
+
+    def _training_counts(self) -> np.ndarray:
+        """Images that tickets were learned from ``[tickets, domains, classes]``.
+
+        Without groups of classes a domain's images count for each of its classes.
+        """
+        domains, classes = self.context.stream.domains, len(self.context.stream.classes)
+        if self._growth is not None and not self._growth.by_features:
+            return self._growth.class_counts(len(domains), classes)
+        seen = np.array([[t.info.domain_counts.get(d, 0) for d in domains] for t in self.bank])
+        return np.repeat(seen[:, :, None], classes, axis=2)
 
     def _abstained(self, ids: np.ndarray, confidence: np.ndarray | None) -> int:
         """How often the router abstained, whether or not a fallback ticket then served.
