@@ -211,16 +211,21 @@ def test_supsup_gradient_is_that_of_the_entropy(make_context: MakeContext) -> No
     torch.testing.assert_close(found[0], wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_supsup_decides_better_for_groups(make_context: MakeContext) -> None:
+def test_supsup_decides_for_groups_together(make_context: MakeContext) -> None:
     context = make_context()
-    shares = {}
-    for group in (1, 30):
-        method = learned(context, "supsup", SupSupConfig(group=group))
-        method.finish_evaluation(dict(context.stream.tests))
-        details = method.details()
-        assert details["router"]["name"] == "entropy gradient"
-        shares[group] = details["router"]["accuracy"]
-    assert shares[30] != shares[1]
+    method = learned(context, "supsup")
+    together = learned(context, "supsup", SupSupConfig(group=15))
+    mixed = 0
+    for images in context.stream.tests.values():
+        alone = method.predict(images).ticket_ids
+        mixed += len(set(alone.tolist())) > 1
+        slopes = entropy_gradient(method.bank, images.batch(range(30))[0])
+        assert alone.tolist() == slopes.argmin(dim=1).tolist()
+        wanted = [int(half.mean(dim=0).argmin()) for half in slopes.split(15)]
+        assert together.predict(images).ticket_ids.tolist() == np.repeat(wanted, 15).tolist()
+    assert mixed  # else groups would decide nothing
+    method.finish_evaluation(dict(context.stream.tests))
+    assert method.details()["router"]["name"] == "entropy gradient"
     plain = RTLMethod(context, SupSupConfig())
     assert method.inference_ratio() > 3 > plain.inference_ratio()
 
