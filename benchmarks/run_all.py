@@ -26,6 +26,7 @@ NAMES = (
     "training_step",
     "router_scale",
     "bank_scale",
+    "bank_store",
     "startup",
     "data_loading",
     "slim_tickets",

@@ -25,8 +25,8 @@ def serve_command(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="max_batch, max_wait_ms, max_queue, max_images, max_body, max_pixels, timeout or "
-            "watch; may be repeated.",
+            help="max_batch, max_wait_ms, max_queue, max_images, max_body, max_pixels, "
+            "max_connections, timeout or watch; may be repeated.",
         ),
     ] = None,
     cache_mib: Annotated[int, typer.Option(min=1, help="Memory for tickets, in MiB.")] = 256,
@@ -61,6 +61,7 @@ def serve_command(
             create_app(service),
             log_level="warning",
             access_log=False,
+            limit_concurrency=config.max_connections,
             timeout_graceful_shutdown=max(1, int(config.timeout)),
         )
     )

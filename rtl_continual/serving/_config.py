@@ -29,7 +29,12 @@ class ServeConfig(BaseModel):
     max_pixels: int = Field(
         25_000_000, ge=1, description="width times height of an image, checked before decoding"
     )
-    timeout: float = Field(30.0, gt=0, description="seconds until a waiting request is given up")
+    max_connections: int = Field(
+        256, ge=1, description="connections at the same time; what comes then is refused (503)"
+    )
+    timeout: float = Field(
+        30.0, gt=0, description="seconds until a body that does not come, or an answer, is given up"
+    )
     watch: float = Field(
         0.0,
         ge=0,

@@ -16,6 +16,7 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from rtl_continual import __version__
 from rtl_continual.errors import DataError, RTLError
@@ -110,6 +111,8 @@ async def _status(work: Any) -> tuple[int, dict[str, Any]]:
         return 503, {"error": str(error)}
     except TimeoutError:
         return 503, {"error": "the service did not answer in time"}
+    except ClientDisconnect:
+        return 400, {"error": "the client has gone"}
     except DataError as error:
         return 400, {"error": str(error)}
     except RTLError as error:
@@ -117,7 +120,11 @@ async def _status(work: Any) -> tuple[int, dict[str, Any]]:
 
 
 async def _predicted(request: Request, service: Service) -> dict[str, Any]:
-    body = await _body(request, service.config.max_body)
+    try:
+        async with asyncio.timeout(service.config.timeout):
+            body = await _body(request, service.config.max_body)
+    except TimeoutError as error:
+        raise _RefusedError(408, "the body did not come in time") from error
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     images = await run_in_threadpool(_decoded, body, kind, service)
     async with asyncio.timeout(service.config.timeout):

@@ -163,6 +163,7 @@ class _Adding:
             )
         info = TicketInfo(name=name, cluster=name, domain_counts=new.domain_counts(rows[fit]))
         flags: list[dict[str, Any]] = []
+        self.say(f"ticket '{name}': learning from {len(fit)} images")
         ticket, learner = learn_ticket(
             self.bank,
             new.images.subset(rows[fit]),
@@ -230,6 +231,7 @@ class _Adding:
             if not self.accepted:
                 return None
             words = f"added {self._accepted_names()}"
+            self.say(f"committing on top of version {self.base}")
             manifest = self.store.try_commit(self.bank, message=message or words)
             if manifest is not None:
                 return manifest.version

@@ -18,7 +18,8 @@ def collect(files: BankFiles, *, grace: float, keep: int | None, dry_run: bool) 
     if grace < 0:
         raise BankError(f"the grace period is 0 seconds or more, got {grace:g}")
     with files.storage.lock():
-        manifests = {version: files.read(version) for version in files.versions()}
+        # Not those that are there, but those that must be: what a lost one refers to is not known.
+        manifests = {version: files.read(version) for version in range(1, files.head() + 1)}
         retired = _retire(files, manifests, keep, dry_run)
         # A version retired within the grace period may still be open somewhere.
         ages = dict.fromkeys(retired, 0.0) | _retired_since(files, manifests)

@@ -150,7 +150,7 @@ def verify(bank: Bank, as_json: AsJSON = False) -> None:
         f"{report.bytes:,} bytes"
     )
     lines = [f"sound: {found}" if report.ok else f"DAMAGED: {found}", *report.problems]
-    if report.unused or report.unfinished:
+    if report.ok and (report.unused or report.unfinished):
         left = f"{report.unused} unused blobs and {report.unfinished} unfinished files"
         lines.append(f"{left}; 'rtl bank gc' removes them")
     _print(report.to_json(), as_json, *lines)

@@ -57,8 +57,13 @@ class BankFiles:
         name = manifest_name(number)
         if number < 1 or not self.storage.has(name):
             known = self.versions()
+            if known and 1 <= number < known[-1] and number not in known:
+                raise BankError(
+                    f"the manifest of version {number} of bank '{self}' is missing: '{name}' does "
+                    "not exist, though later versions do"
+                )
             if number not in known:
-                has = f"it has {known[0]} to {known[-1]}" if known else "it has none"
+                has = f"it has 1 to {known[-1]}" if known else "it has none"
                 raise BankError(f"bank '{self}' has no version {number}; {has}")
         source = f"manifest of version {number} ('{self}/{name}')"
         try:

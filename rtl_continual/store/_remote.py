@@ -88,10 +88,11 @@ class RemoteStorage:
     def age(self, name: str) -> float:
         """Seconds since a file was written; 0 if it has gone, or the store does not say."""
         path = self._path(name)
-        try:
-            modified = self._system.modified(path)
-        except (FileNotFoundError, NotImplementedError):
-            return 0.0
+        with self._explained("read", name):
+            try:
+                modified = self._system.modified(path)
+            except (FileNotFoundError, NotImplementedError):
+                return 0.0
         if isinstance(modified, datetime):
             modified = (modified if modified.tzinfo else modified.replace(tzinfo=UTC)).timestamp()
         return max(0.0, time.time() - float(modified))
@@ -167,5 +168,8 @@ class RemoteStorage:
             yield
         except FileNotFoundError as error:
             raise BankError(f"cannot {action} '{self}/{name}': it does not exist") from error
-        except (OSError, NotImplementedError) as error:
+        except BankError:
+            raise
+        except Exception as error:
+            # Of what an implementation's own libraries raise, little is an OSError.
             raise BankError(f"cannot {action} '{self}/{name}': {error}") from error

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def start(folder: Path) -> Iterator[Callable[..., tuple[Service, Call]]]:
         server = serving(service)
         stack.append(server)
         port = server.__enter__()
-        return service, lambda *arguments: request(port, *arguments)
+        return service, partial(request, port)
 
     yield started
     for server in stack:

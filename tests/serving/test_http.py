@@ -7,9 +7,11 @@ import io
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -190,6 +192,26 @@ def test_what_waits_too_long_or_is_too_much_is_refused(
         assert (status, "wait already" in answer["error"]) == (503, True)
     finally:
         go.set()
+
+
+def test_a_body_that_does_not_come(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    service, call = start(timeout=0.3)
+    place = ("127.0.0.1", call.args[0])  # type: ignore[attr-defined]
+    lines = ("POST /predict HTTP/1.1", "Host: x", "Content-Type: image/png", "Content-Length: 99")
+    part = "\r\n".join([*lines, "", "some"]).encode()
+    with socket.create_connection(place, timeout=60) as client:
+        client.sendall(part)
+        assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
+    # One that goes in the middle is no error of the server's.
+    with socket.create_connection(place, timeout=60) as client:
+        client.sendall(part)
+    for _ in range(200):
+        if 'route="/predict",status="400"' in service.metrics_text():
+            break
+        time.sleep(0.02)
+    assert 'rtl_requests_total{route="/predict",status="400"} 1' in service.metrics_text()
+    assert "Traceback" not in capfd.readouterr().err
+    assert call("POST", "/predict", png(noise(1, 0, 0)[0]), "image/png")[0] == 200
 
 
 def test_no_request_fails_and_no_answer_mixes_versions(

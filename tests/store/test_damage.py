@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +135,18 @@ def test_a_missing_manifest(store: BankStore, bank: TicketBank, grow: Grow) -> N
         store.commit(bank)
     (store.storage.root / "manifests/00000002.json").unlink()
     assert len(store.load()) == 5
-    assert [p for p in store.verify().problems if "has no version 2" in p]
+    lost = "the manifest of version 2 of bank .* is missing: 'manifests/00000002.json'"
+    assert re.match(lost, store.verify().problems[0])
+    with pytest.raises(BankError, match="has no version 9; it has 1 to 3"):
+        store.load(9)
+    # What the lost manifest refers to looks unused, and must stay.
+    store.rollback(1)
+    for path in (store.storage.root / "blobs").iterdir():
+        os.utime(path, (1, 1))
+    before = store.blobs()
+    with pytest.raises(BankError, match=lost):
+        store.gc(grace=0)
+    assert store.blobs() == before
 
 
 def test_a_manifest_under_another_number(store: BankStore) -> None:

@@ -115,6 +115,16 @@ def test_a_store_that_fails(
     with pytest.raises(BankError, match=r"cannot write 'memory://banks/one/.*no credentials"):
         save_bank(bank, address)
 
+    class OwnError(Exception):
+        """As of botocore: no OSError."""
+
+    def lost(*_: object, **__: object) -> None:
+        raise OwnError("unable to locate credentials")
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", lost)
+    with pytest.raises(BankError, match=r"cannot list 'memory://banks/one/.*unable to locate"):
+        load_bank(address)
+
 
 def test_fsspecs_own_local_files_keep_the_contract(bank: TicketBank, tmp_path: Path) -> None:
     """``file://`` takes the native way; through fsspec it is an object store like others."""
