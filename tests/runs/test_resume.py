@@ -88,6 +88,7 @@ def without_times(value: Any) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processor times of /proc")
 def test_ten_kills_at_random_moments(write_scenario: Callable[..., Path], tmp_path: Path) -> None:
     write_scenario(SCENARIO, "killed.yaml")

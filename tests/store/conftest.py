@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from rtl_continual.tickets import Mask, Ticket, TicketBank, TicketInfo
 
 MakeTicket = Callable[..., Ticket]
 Fork = Callable[[Callable[[], None]], int]
+KillAt = Callable[[int, float], bool]
 
 
 @pytest.fixture(scope="session")
@@ -135,3 +138,22 @@ def fork() -> Iterator[Fork]:
         if not ended:
             os.kill(pid, 9)
             os.waitpid(pid, 0)
+
+
+@pytest.fixture(scope="session")
+def kill_at() -> KillAt:
+    """Kill a child when it has computed so many seconds; whether it had not ended by itself.
+
+    A moment by its own clock: that on the wall depends on who shares the machine.
+    """
+
+    def kill(pid: int, seconds: float) -> bool:
+        # Linux numbers the clocks of processes like this.
+        while time.clock_gettime((~pid << 3) | 2) < seconds:
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                break
+            time.sleep(0.0002)
+        os.kill(pid, signal.SIGKILL)
+        return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+    return kill

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -325,6 +327,46 @@ def test_what_cannot_be_committed_is_told_before_anything_is_learned(
     monkeypatch.setattr("rtl_continual.store._add.learn_ticket", None)
     with pytest.raises(BankError, match="no space left there"):
         call(folder, "--data", str(night))
+
+
+@pytest.mark.parametrize(
+    "kills", [6, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+def test_a_job_killed_at_any_moment_leaves_the_old_version_or_the_new(
+    template: Path,
+    tmp_path: Path,
+    fork: Callable[[Callable[[], None]], int],
+    kill_at: Callable[[int, float], bool],
+    kills: int,
+) -> None:
+    """From the first look at the data to the tag; the next night begins where this one began."""
+    night, draw = images_of(1, 90), random.Random(kills)
+
+    def begin(folder: Path) -> int:
+        BankStore.open(template).export_version(folder)
+        return fork(lambda: work(folder))
+
+    def work(folder: Path) -> None:
+        load_bank(folder).add(night, name="rain", config=CONFIG, tag="candidate")
+
+    _, status, used = os.wait4(begin(tmp_path / "whole"), 0)
+    assert status == 0
+    whole = used.ru_utime + used.ru_stime
+    expected = [ticket.fingerprint for ticket in load_bank(tmp_path / "whole")]
+    ends = {1: 0, 2: 0}
+    for number in range(kills):
+        folder = tmp_path / f"bank{number}"
+        kill_at(begin(folder), draw.uniform(0, 1.05 * whole))
+        store = BankStore.open(folder)
+        assert store.verify().problems == ()
+        head = store.head()
+        ends[head] += 1
+        assert [t.fingerprint for t in store.read().tickets] == expected[:head]
+        assert store.tags() in ({}, {"candidate": 2})
+        if number % 6 == 0 and head == 1:
+            work(folder)
+            assert [t.fingerprint for t in store.load()] == expected
+    assert ends[1] > kills / 3
 
 
 def test_a_dry_run_writes_nothing(folder: Path, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,15 @@ from safetensors.torch import load_file
 
 from rtl_continual import load_bank
 from rtl_continual.store import BankStore
+from rtl_continual.training import commit_ticket
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BANK = FIXTURES / "bank-v1"
 """Written when format 1 was new. Version 1: two tickets. 2: one more. 3: back to 1. 4: one more."""
+
+TRAINED = FIXTURES / "bank-v1-trained"
+"""Written by 0.1.0: trained tickets over the built-in weights, one version for each kind of router
+and of its state, one of them retired."""
 
 NAMES = {"F32": "torch.float32", "I64": "torch.int64"}
 
@@ -144,6 +151,41 @@ def test_a_bank_of_format_1_predicts_as_on_the_day_it_was_written(version: int) 
     torch.testing.assert_close(
         found.confidence, expected[f"v{version}.confidence"], rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("version", [None, 1, 3, 4, 5, 6, 7, 8, 9])
+def test_a_bank_of_0_1_0_predicts_as_on_the_day_it_was_written(version: int | None) -> None:
+    """Routers of every kind, half-precision mixtures, names of classes, options of the task.
+
+    The weights are named, not embedded: the package must be able to build them for ever.
+    """
+    expected = load_file(FIXTURES / "bank-v1-trained.expected.safetensors")
+    bank = load_bank(TRAINED, version=version)
+    found = bank.predict(expected["images"])
+    key = f"v{bank.version}"
+    assert torch.equal(found.ticket_ids, expected[f"{key}.ticket_ids"])
+    assert torch.equal(found.labels, expected[f"{key}.labels"])
+    torch.testing.assert_close(found.outputs, expected[f"{key}.outputs"], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        found.confidence, expected[f"{key}.confidence"], rtol=1e-3, atol=1e-3
+    )
+
+
+def test_a_bank_of_0_1_0_is_sound_and_grows(tmp_path: Path) -> None:
+    store = BankStore.open(TRAINED)
+    assert store.verify().problems == ()
+    assert [row["operation"] for row in store.history()] == ["create", *["commit"] * 8, "collect"]
+    assert [row["version"] for row in store.history() if row["retired"]] == [2]
+    bank = load_bank(TRAINED, tag="production")
+    assert (bank.version, bank.class_name(3), bank.task.config.label_smoothing) == (1, "3", 0.1)
+    shutil.copytree(TRAINED, tmp_path / "bank")
+    grown = load_bank(tmp_path / "bank", version=4)
+    twin = replace(grown[0], id=2, info=replace(grown[0].info, name="twin"))
+    commit_ticket(grown, twin)
+    assert BankStore.open(tmp_path / "bank").try_commit(grown) is None, "4 is not the newest"
+    newest = load_bank(tmp_path / "bank")
+    commit_ticket(newest, twin)
+    assert BankStore.open(tmp_path / "bank").commit(newest).version == 11
 
 
 def test_a_bank_of_format_1_is_sound_and_reading_leaves_it_alone() -> None:

@@ -61,20 +61,21 @@ def test_opening_reads_no_ticket(store: BankStore, monkeypatch: pytest.MonkeyPat
 def test_twenty_additions_leave_old_outputs_and_files_as_they_were(
     bank: TicketBank, store: BankStore, images: torch.Tensor, grow: Grow
 ) -> None:
+    """Every ticket, in every version that has it, opened as another process would open it."""
     root = store.storage.root
     wanted = [bank.predict(images, ticket_ids=i).outputs for i in range(3)]
     before = {path: path.read_bytes() for path in (root / "blobs").iterdir()}
     for i in range(20):
         opened = store.load(backbone=bank.backbone)
-        opened.router = None
         grow(opened, f"later{i}", seed=10 + i)
+        wanted.append(opened.predict(images, ticket_ids=3 + i).outputs)
         store.commit(opened)
+        loaded = load_bank(root)
+        assert len(loaded) == len(wanted)
+        for ticket, outputs in enumerate(wanted):
+            assert torch.equal(loaded.predict(images, ticket_ids=ticket).outputs, outputs)
     assert store.versions() == list(range(1, 22))
     assert {path: path.read_bytes() for path in before} == before
-    loaded = load_bank(root)
-    assert len(loaded) == 23
-    for i in range(3):
-        assert torch.equal(loaded.predict(images, ticket_ids=i).outputs, wanted[i])
     assert store.verify().problems == ()
 
 
