@@ -404,7 +404,7 @@ def predict(
     import torch
 
     from rtl_continual.plugins import load_plugins
-    from rtl_continual.store import load_bank, read_images
+    from rtl_continual.store import image_files, load_bank
     from rtl_continual.tickets import build_executor, executor_config_class
 
     if as_csv and as_json:
@@ -413,12 +413,9 @@ def predict(
     opened = load_bank(bank, tag=tag, router=_router_options(router))
     opened.executor = build_executor(executor_config_class(executor)())
     torch.set_num_threads(1)
-    pictures, names = read_images(images, opened.backbone.input_spec)
-    answer = opened.predict(pictures)
-    columns = (answer.labels, answer.ticket_ids, answer.confidence)
     found = [
         {
-            "image": name,
+            "image": str(file),
             "label": label,
             "class": opened.class_name(label) or None,
             "ticket": ticket,
@@ -426,9 +423,7 @@ def predict(
             "confidence": round(confidence, 6),
             "version": opened.version,
         }
-        for name, label, ticket, confidence in zip(
-            names, *(column.tolist() for column in columns), strict=True
-        )
+        for file, label, ticket, confidence in _answers(opened, image_files(images))
     ]
     if as_json:
         _print_json(found)
@@ -442,6 +437,15 @@ def predict(
         name = "router abstained" if row["ticket_name"] is None else row["ticket_name"]
         label = "none" if row["class"] is None else row["class"]
         print(f"{row['image']}: {label}  ({name}, confidence {row['confidence']:.3f})")
+
+
+def _answers(bank: Any, files: list[Path]) -> Iterator[tuple[Path, int, int, float]]:
+    """Label, ticket and confidence of each file; no more than a batch of them is in memory."""
+    for start in range(0, len(files), 256):
+        batch = files[start : start + 256]
+        answer = bank.predict(batch)
+        columns = (answer.labels, answer.ticket_ids, answer.confidence)
+        yield from zip(batch, *(column.tolist() for column in columns), strict=True)
 
 
 @app.command()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rtl_continual.store._add_trial import Trial
     from rtl_continual.store._addition import Addition, Candidate
     from rtl_continual.store._commands import bank_app
-    from rtl_continual.store._images import decode_image, read_images
+    from rtl_continual.store._images import decode_image, image_files, read_images
     from rtl_continual.store._manifest import FORMAT_VERSION, Manifest
     from rtl_continual.store._open import load_bank, save_bank
     from rtl_continual.store._replay import Change, Replay, replay
@@ -33,6 +33,7 @@ __all__ = [
     "VerifyReport",
     "bank_app",
     "decode_image",
+    "image_files",
     "load_bank",
     "read_images",
     "replay",
@@ -56,6 +57,7 @@ __getattr__, __dir__ = lazy_exports(
         "VerifyReport": "_verify",
         "bank_app": "_commands",
         "decode_image": "_images",
+        "image_files": "_images",
         "load_bank": "_open",
         "read_images": "_images",
         "replay": "_replay",

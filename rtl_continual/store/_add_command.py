@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rtl_continual.store._add_config import AddConfig
     from rtl_continual.store._addition import Addition, Candidate
 
-__all__ = ["add"]
+__all__ = ["add", "printable"]
 
 
 def add(
@@ -71,13 +71,18 @@ def add(
         typer.echo(text)
     else:
         for line in _lines(found):
-            typer.echo(line)
+            typer.echo(printable(line))
     if found.outcome in ("rejected", "nothing_new"):
         raise typer.Exit(4)
 
 
+def printable(text: str) -> str:
+    """What a terminal may show: names in banks of others can hold its control characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _show(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - progress, on a terminal alone
+    print(printable(text), file=sys.stderr, flush=True)  # noqa: T201 - progress, on a terminal alone
 
 
 def _config(overrides: list[str]) -> AddConfig:

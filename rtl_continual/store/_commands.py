@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from rtl_continual.errors import BankError
-from rtl_continual.store._add_command import add
+from rtl_continual.store._add_command import add, printable
 
 __all__ = ["bank_app"]
 
@@ -58,7 +58,7 @@ def _print(value: Any, as_json: bool, *lines: str) -> None:
         typer.echo(json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False))
     else:
         for line in lines:
-            typer.echo(line)
+            typer.echo(printable(line))
 
 
 @bank_app.command("list")

@@ -16,7 +16,15 @@ from rtl_continual.backbones import InputSpec
 from rtl_continual.errors import DataError
 from rtl_continual.streams import ImageSet
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageFiles", "as_images", "decode_image", "read_images"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageFiles",
+    "as_images",
+    "decode_image",
+    "image_files",
+    "read_images",
+]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 50_000_000
@@ -40,10 +48,20 @@ def read_images(paths: Sequence[Path], spec: InputSpec) -> tuple[torch.Tensor, l
     Raises:
         DataError: if a path does not exist, a file is no image, or has too many pixels.
     """
+    files = image_files(paths)
+    return _stack([decode_image(file, spec) for file in files], files), [str(f) for f in files]
+
+
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """These files, and the image files in these folders and below.
+
+    Raises:
+        DataError: if a path does not exist, or there are none.
+    """
     files = [file for path in paths for file in _files(path)]
     if not files:
         raise DataError(f"no image files in {', '.join(map(str, paths))}")
-    return _stack([decode_image(file, spec) for file in files], files), [str(f) for f in files]
+    return files
 
 
 def as_images(inputs: Any, spec: InputSpec) -> torch.Tensor:
@@ -161,7 +179,9 @@ class ImageFiles(ImageSet):
 
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        found = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        # Reading a pipe would wait for ever.
+        yield from sorted(p for p in found if p.is_file())
     elif path.is_file():
         yield path
     else:

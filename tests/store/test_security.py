@@ -5,15 +5,18 @@ from __future__ import annotations
 import ast
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import rtl_continual.store
-from rtl_continual.errors import BankError
-from rtl_continual.store import BankStore
+from rtl_continual.errors import BankError, DataError
+from rtl_continual.store import BankStore, bank_app, image_files, save_bank
 from rtl_continual.store._storage import LocalStorage
+from rtl_continual.tickets import TicketBank
 
 ROOM = Path(rtl_continual.store.__file__).parent
 FORBIDDEN = {
@@ -112,6 +115,21 @@ def test_what_is_no_plain_file_or_too_long_is_not_read(store: BankStore) -> None
     path.mkdir()
     with pytest.raises(BankError, match=r"is missing|no plain file"):
         store.load()[0]
+
+
+def test_names_cannot_command_a_terminal(bank: TicketBank, tmp_path: Path) -> None:
+    bank.append(replace(bank[0], id=3, info=replace(bank[0].info, name="\x1b[2Jgone\nlie")))
+    save_bank(bank, tmp_path / "bank", message="\x1b]0;title\x07")
+    for command in (["list"], ["history"]):
+        shown = CliRunner().invoke(bank_app, [*command, str(tmp_path / "bank")]).stdout
+        assert "\x1b" not in shown
+        assert "\\x1b[2Jgone\\nlie" in shown
+
+
+def test_a_pipe_among_images_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match="no image files"):
+        image_files([tmp_path])
 
 
 def test_foreign_files_in_the_folders_are_left_alone(store: BankStore) -> None:
