@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from rtl_continual.backbones import Backbone, build_backbone
@@ -26,9 +28,12 @@ class SpreadRouter(FlatRouter):
 
     def route(self, features: torch.Tensor, *, budget: int | None = None):
         answer = super().route(features, budget=budget)
-        count = len(features)
+        return answer._replace(ticket_ids=self._turns(len(features)))
+
+    @cache  # noqa: B019 - lives as long as the benchmark
+    def _turns(self, count: int) -> torch.Tensor:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(1))
-        return answer._replace(ticket_ids=(torch.arange(count) % self.num_tickets)[order, None])
+        return (torch.arange(count) % self.num_tickets)[order, None]
 
 
 def speed_backbone(name: str, pixels: int, device: str = "cpu") -> Backbone:

@@ -134,8 +134,8 @@ class StoredBank(TicketBank):
                 device=opened.device,
             )
             after = opened.store.read(fresh.version)
-            for ticket_id in _held_by_both(tuple(self._cache), before, after):
-                fresh.effective_parameters(ticket_id)
+            for ticket_id in _held_by_both(self.prepared, before, after):
+                fresh.prepare(ticket_id)
             # The lock that others wait for stays, and so does what was set here.
             fresh.opened, fresh.executor = opened, self.executor
             # One assignment: whoever takes a snapshot sees the old version or the new one.

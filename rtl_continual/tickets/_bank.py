@@ -17,6 +17,7 @@ from rtl_continual.errors import BankError, DataError
 from rtl_continual.tickets._executor import Executor, GroupedExecutor, take_rows
 from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
+from rtl_continual.tickets._packed import KernelOrder
 from rtl_continual.tickets._similarity import similarity_matrix
 from rtl_continual.tickets._skeleton import Pool, Skeleton
 from rtl_continual.tickets._slim import slim_body
@@ -196,6 +197,28 @@ class TicketBank:
         """
         return self._cache.get(ticket_id, lambda: self._materialise(self[ticket_id]))
 
+    def prepare(self, ticket_id: int) -> None:
+        """Have a ticket's weights at hand as predicting wants them, so that no request waits."""
+        order = KernelOrder.of(self.backbone)
+        if order is None:
+            self.effective_parameters(ticket_id)
+        else:
+            self._packed_parameters(ticket_id, order)
+
+    @property
+    def prepared(self) -> tuple[int, ...]:
+        """The tickets whose weights are at hand, least recently used first."""
+        return tuple(dict.fromkeys(max(key, ~key) for key in self._cache))
+
+    def _packed_parameters(self, ticket_id: int, order: KernelOrder) -> dict[str, torch.Tensor]:
+        """:meth:`effective_parameters` with packed weights; a cache entry of their own."""
+
+        def make() -> dict[str, torch.Tensor]:
+            with torch.inference_mode(False):
+                return order.pack(self._materialise(self[ticket_id]), "body.")
+
+        return self._cache.get(~ticket_id, make)
+
     # The cache outlives the call: tensors made in inference mode would be of no use to autograd.
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -213,11 +236,16 @@ class TicketBank:
         parts = OrderedDict(body=self.backbone.body, head=self._head)
         network = Skeleton(nn.Sequential(parts))
         network.module.eval()
+        KernelOrder.accept(network.module)
         return network
 
     def run_ticket(self, ticket_id: int, activation: torch.Tensor) -> torch.Tensor:
         """Outputs ``[batch, classes]`` of one ticket on trunk activations."""
-        values = self.effective_parameters(ticket_id)
+        order = KernelOrder.of(self.backbone)
+        if order is not None and order.fits(activation):
+            values = self._packed_parameters(ticket_id, order)
+        else:
+            values = self.effective_parameters(ticket_id)
         with self._networks.borrow() as network:
             outputs: torch.Tensor = network(values, activation)
         return outputs

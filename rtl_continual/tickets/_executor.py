@@ -77,6 +77,8 @@ class GroupedExecutor(Executor):
     def execute(
         self, bank: RunsTickets, activation: torch.Tensor, ticket_ids: torch.Tensor
     ) -> torch.Tensor:
+        if len(ticket_ids) == 1:
+            return bank.run_ticket(int(ticket_ids), activation)
         tickets, counts = torch.unique(ticket_ids, return_counts=True)
         if len(tickets) == 1:
             return bank.run_ticket(int(tickets[0]), activation)

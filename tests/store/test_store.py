@@ -277,7 +277,7 @@ def test_memory_stays_within_the_budget(
     loaded = load_bank(store.storage.root, cache_bytes=3 * one)
     for ticket_id in (0, 1, 2, 1):
         loaded.predict(images, ticket_ids=ticket_id)
-    assert list(loaded._cache) == [2, 1]
+    assert loaded.prepared == (2, 1)
     assert loaded._cache.used == 2 * one
     assert torch.equal(loaded.predict(images).outputs, bank.predict(images).outputs), (
         "what was pushed out is read again"

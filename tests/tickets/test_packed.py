@@ -1,0 +1,109 @@
+"""Packed weights: the same answers, and never on anything that they do not fit."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from rtl_continual.backbones import Backbone, InputSpec, build_backbone
+from rtl_continual.tasks import Classification
+from rtl_continual.tickets import TicketBank
+from rtl_continual.tickets._packed import KernelOrder
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this build of torch has no packed kernels"
+)
+
+
+class Shared(nn.Module):
+    """One convolution at two sizes, two with one weight, one that is not called, one grouped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice = nn.Conv2d(4, 4, 3, 2, 1)
+        self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.b.weight = self.a.weight
+        self.idle = nn.Conv2d(4, 4, 1)
+        self.grouped = nn.Conv2d(4, 8, 3, padding=1, groups=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.grouped(self.b(self.a(self.twice(self.twice(x)))))
+
+
+def test_packed_weights_give_the_same_outputs(bank: TicketBank) -> None:
+    order = KernelOrder.of(bank.backbone)
+    assert order is not None
+    images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
+    activation = bank.backbone.run_trunk(images).activation
+    plain = bank.run_ticket(1, activation)  # with gradients on: packed weights have none
+    with torch.inference_mode():
+        packed = bank.run_ticket(1, activation)
+    torch.testing.assert_close(packed, plain, rtol=1e-5, atol=1e-5)
+    weights = bank._packed_parameters(1, order)
+    assert weights["body.block3.conv1.weight"].is_mkldnn
+    assert bank.prepared == (1,)
+
+
+def test_gradients_pass_through_a_ticket(bank: TicketBank) -> None:
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    with torch.no_grad():
+        activation = bank.backbone.run_trunk(images).activation
+        bank.run_ticket(0, activation)
+    activation.requires_grad_()
+    bank.run_ticket(0, activation).sum().backward()
+    assert activation.grad is not None
+
+
+def test_answers_keep_their_bits_from_call_to_call(bank: TicketBank) -> None:
+    for count in (1, 5):
+        images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+        first = bank.predict(images, ticket_ids=0).outputs
+        other = TicketBank(bank.backbone, bank.task, tickets=bank.tickets)
+        other.effective_parameters(0)
+        for again in (bank, other, copy.copy(bank)):
+            assert torch.equal(first, again.predict(images, ticket_ids=0).outputs)
+
+
+def test_what_is_shared_or_not_called_is_left_alone() -> None:
+    body = Shared().eval()
+    x = torch.randn(3, 4, 9, 9)
+    order = KernelOrder(body, x[:1])
+    with torch.no_grad():
+        packed = order.pack(dict(body.named_parameters()))
+    assert [name for name, t in packed.items() if t.is_mkldnn] == ["grouped.weight"]
+
+
+def test_images_of_any_size_are_run_on_plain_weights() -> None:
+    backbone = build_backbone("resnet18", weights="random:0")
+    assert backbone.input_spec.size is None
+    assert KernelOrder.of(backbone) is None
+
+
+def test_the_order_of_a_backbone_does_not_keep_it_alive(backbone: Backbone) -> None:
+    alone = copy.deepcopy(backbone)
+    assert KernelOrder.of(alone) is not None
+    gone = weakref.ref(alone)
+    del alone
+    gc.collect()
+    assert gone() is None
+
+
+def test_mixed_precision_runs_on_plain_weights(bank: TicketBank) -> None:
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    wanted = bank.predict(images, ticket_ids=0).outputs
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = bank.predict(images, ticket_ids=0).outputs
+    torch.testing.assert_close(outputs.float(), wanted, rtol=0.05, atol=0.05)
+
+
+def test_a_bank_without_convolutions_has_no_order() -> None:
+    backbone = Backbone(
+        "dense", nn.Flatten(), nn.Linear(12, 4), feature_dim=4, input_spec=InputSpec(size=(2, 2))
+    )
+    assert KernelOrder.of(backbone) is None
+    assert TicketBank(backbone, Classification(2)).prepared == ()
