@@ -119,13 +119,19 @@ def _gaps(packed: np.ndarray) -> bytes:
 def _from_gaps(gaps: bytes, size: int) -> np.ndarray | None:
     """The packed bits of ``size`` weights; the inverse of :func:`_gaps`."""
     values = np.frombuffer(gaps, dtype=np.uint8)
-    last = values < 255
-    kept = np.cumsum(values + last.astype(np.int64))[last] - 1
-    if (len(kept) and kept[-1] >= size) or (len(last) and not last[-1]):
+    if len(values) and values[-1] == 255:
         return None
-    keep = np.zeros(size, dtype=np.bool_)
+    # Places are counted from one. A mask that is not very sparse has no 255s to leave out.
+    if values.max(initial=0) < 255:
+        kept = np.cumsum(values + np.uint8(1), dtype=np.intp)
+    else:
+        last = values < 255
+        kept = np.cumsum(values + last.astype(np.intp))[last]
+    if len(kept) and kept[-1] > size:
+        return None
+    keep = np.zeros(size + 1, dtype=np.bool_)
     keep[kept] = True
-    return np.packbits(keep, bitorder="little")
+    return np.packbits(keep[1:], bitorder="little")
 
 
 def decode_mask(data: bytes, entries: Any, layout: MaskLayout | None, source: str) -> Mask:
