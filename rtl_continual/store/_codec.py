@@ -122,6 +122,7 @@ def _from_gaps(gaps: bytes, size: int) -> np.ndarray | None:
     if len(values) and values[-1] == 255:
         return None
     # Places are counted from one. A mask that is not very sparse has no 255s to leave out.
+    kept: np.ndarray
     if values.max(initial=0) < 255:
         kept = np.cumsum(values + np.uint8(1), dtype=np.intp)
     else:
