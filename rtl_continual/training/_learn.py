@@ -21,6 +21,7 @@ from rtl_continual.training._learner import (
     drive_together,
     joint_parameter_groups,
 )
+from rtl_continual.training._norm import estimate_norm
 from rtl_continual.training._start import choose_start
 from rtl_continual.training._watch import OnCollapse, watch_collapse
 
@@ -186,6 +187,7 @@ def finish_tickets(
     """
     tickets: list[Ticket] = []
     for learner, group, info in zip(learners, groups, infos, strict=True):
+        estimate_norm(learner, group)
         finish_head(learner, group)
         masks = [ticket.mask for ticket in tickets]
         tickets.append(learner.finish(group.features, info, seed=seed, siblings=masks))
