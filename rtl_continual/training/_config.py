@@ -57,11 +57,11 @@ class TicketConfig(BaseModel):
         0.3, ge=0, le=1, description="a warm ticket's sparsity starts this far below its target"
     )
     start_trial: float = Field(
-        0.0,
+        0.1,
         ge=0,
         le=1,
         description="a warm start must win a trial on held-out data, of so large a share of the "
-        "epochs; 0: no trial",
+        "epochs; no trial below one epoch",
     )
     head_start: Literal["given", "probe"] = Field(
         "given",

@@ -10,6 +10,7 @@ from rtl_continual.training._config import TicketConfig
 from rtl_continual.training._epochs import epoch_batches, steps_per_epoch
 from rtl_continual.training._head_start import HasActivations, start_head
 from rtl_continual.training._learner import TicketLearner
+from rtl_continual.training._norm import estimate_norm
 
 __all__ = ["choose_parent", "choose_start"]
 
@@ -40,9 +41,10 @@ def choose_start(
 ) -> Ticket | None:
     """The ticket to start from, or ``None`` for a cold start.
 
-    With ``config.start_trial`` a warm start has to earn its place: a few epochs of each kind are
-    run on four fifths of the data, to the sparsity that is asked for, and the lower loss on the
-    rest decides. Both trials see the same batches.
+    A warm start has to earn its place: a few epochs of each kind (``config.start_trial`` of those
+    planned) are run on four fifths of the data, to the sparsity that is asked for, and the lower
+    loss on the rest decides. Both trials see the same batches. Where the share is less than one
+    epoch, or there are fewer than ten samples, the warm start is taken without a trial.
 
     Args:
         bank: what is known; not changed.
@@ -51,13 +53,14 @@ def choose_start(
         seed: of everything random in the trials.
     """
     parent = None if config.start == "cold" else choose_parent(bank, cache)
-    count = len(cache.targets)
-    if parent is None or not config.start_trial or count < 2 * _HELD_OUT:
+    epochs, count = int(config.start_trial * config.epochs), len(cache.targets)
+    if parent is None or not epochs or count < 2 * _HELD_OUT:
         return parent
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held, kept = order[: count // _HELD_OUT], order[count // _HELD_OUT :]
     warm, cold = (
-        _trial_loss(bank, cache, config, start, kept, held, seed) for start in (parent, None)
+        _trial_loss(bank, cache, config, start, epochs, kept, held, seed)
+        for start in (parent, None)
     )
     return parent if warm <= cold else None
 
@@ -67,12 +70,12 @@ def _trial_loss(
     cache: HasActivations,
     config: TicketConfig,
     parent: Ticket | None,
+    epochs: int,
     kept: torch.Tensor,
     held: torch.Tensor,
     seed: int,
 ) -> float:
-    """Loss on the samples held out, of a ticket trained on the others for a share of the epochs."""
-    epochs = max(1, round(config.start_trial * config.epochs))
+    """Loss on the samples held out, of a ticket trained on the others for some epochs."""
     steps = epochs * steps_per_epoch(len(kept), config.batch_size)
     learner = TicketLearner(bank, config, total_steps=steps, seed=seed, parent=parent)
     start_head(learner, cache)
@@ -81,6 +84,7 @@ def _trial_loss(
         for index in epoch_batches(len(kept), config.batch_size, seed, epoch):
             activation, _, targets = cache.batch(kept[index])
             learner.step(activation, targets)
+    estimate_norm(learner, cache)
     with torch.no_grad():
         total = 0.0
         for index in held.split(256):
