@@ -18,7 +18,7 @@ _BATCH = 256
 
 @torch.no_grad()
 def estimate_norm(learner: TicketLearner, cache: HasActivations) -> None:
-    """Average the running statistics of batch norms over one pass of the training data.
+    """Average a ticket's own running statistics over one pass of its training data.
 
     What training leaves behind lags: it mixes in the masks of earlier steps and, after few steps
     or with a small momentum, still the backbone's own statistics. Averages over the data are the
@@ -30,6 +30,8 @@ def estimate_norm(learner: TicketLearner, cache: HasActivations) -> None:
         cache: its training data.
     """
     learner.complete()
+    if learner.config.norm_statistics == "backbone":
+        return
     norms = [m for m in learner._body.module.modules() if isinstance(m, _NormBase)]
     momenta = [norm.momentum for norm in norms]
     for name, tensor in learner.norm.items():

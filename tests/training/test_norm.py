@@ -37,6 +37,15 @@ def test_statistics_are_the_averages_of_the_final_masks_batches(
     assert layer.momentum == 0.1
 
 
+def test_the_backbones_statistics_stay(bank: TicketBank, make_data: MakeData) -> None:
+    cache = TrunkCache(bank, make_data(), 10**8)
+    config = TicketConfig(norm_statistics="backbone")
+    learner = TicketLearner(bank, config, total_steps=4, seed=0)
+    before = {name: tensor.clone() for name, tensor in learner.norm.items()}
+    estimate_norm(learner, cache)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.norm.items())
+
+
 def test_a_ticket_of_few_steps_answers_as_its_batches_did(
     bank: TicketBank, make_data: MakeData
 ) -> None:
