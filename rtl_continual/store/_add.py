@@ -56,7 +56,7 @@ def add_tickets(
     new = work.read(data, None if labels is None else Path(labels))
     if name in work.known:
         raise BankError(f"bank '{store}' has a ticket named '{name}' already: choose another name")
-    work.look(new)
+    new = work.look(new)
     name = name or (Path(data).resolve().name if isinstance(data, str | Path) else "ticket")
     for rows, called in work.needed(name):
         work.learn(new, rows, called)
@@ -95,7 +95,6 @@ class _Adding:
         self.candidates: list[Candidate] = []
         self.accepted: list[_Accepted] = []
         self.overtaken: list[int] = []
-        self.missing: tuple[str, ...] = ()
 
     def _newest(self, backbone: Backbone | None) -> TicketBank:
         bank = self.store.load(backbone=backbone)
@@ -120,24 +119,31 @@ class _Adding:
                 classes=classes,
                 labels=labels,
             )
-        counts = np.bincount(new.images.targets, minlength=task.num_outputs)
-        names = classes or [str(i) for i in range(task.num_outputs)]
-        self.missing = tuple(n for n, images in zip(names, counts, strict=True) if not images)
         return new
 
-    def look(self, new: NewData) -> None:
-        """Which images need tickets that the bank has not?"""
+    def look(self, new: NewData) -> NewData:
+        """Which images need tickets that the bank has not? Gives those that can be read."""
         self.say(f"looking at {len(new.images)} images")
-        features, self.digest = look_at(self.bank.backbone, new.images)
+        seen = look_at(self.bank.backbone, new, max_broken=self.config.max_broken)
+        new, features, self.digest, self.broken = seen.data, seen.features, seen.digest, seen.broken
+        self.missing = self._missing_classes(new.images.targets)
         if self.config.growth == "one":
             ids = np.full(len(features), len(self.bank), dtype=np.int64)
             self.found = Discovery(ids, (len(self.bank),), 0)
-            return
+            return new
         known = KnownTickets([FeatureMixture(ticket.statistics) for ticket in self.bank])
         self.found = discover(features, known, self.config.discovery, targets=new.images.targets)
         if self.found.new:
             new_samples = int((self.found.ticket_ids >= len(self.bank)).sum())
             self.tell("shift_detected", clusters=len(self.found.new), samples=new_samples)
+        return new
+
+    def _missing_classes(self, targets: np.ndarray) -> tuple[str, ...]:
+        """Classes of the bank without an image."""
+        count = self.bank.task.num_outputs
+        names = getattr(self.bank.task, "classes", None) or [str(i) for i in range(count)]
+        images = np.bincount(targets, minlength=count)
+        return tuple(name for name, number in zip(names, images, strict=True) if not number)
 
     def tell(self, hook: str, **facts: Any) -> None:
         """Let plugins hear of it."""
@@ -309,6 +315,7 @@ class _Adding:
             base=self.base,
             version=version,
             images=len(ids),
+            broken=self.broken,
             missing_classes=self.missing,
             data=self.digest,
             served={n: int((ids == i).sum()) for i, n in enumerate(self.known) if (ids == i).any()},

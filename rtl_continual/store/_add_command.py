@@ -125,6 +125,10 @@ def _lines(found: Addition) -> list[str]:
         f"{shift}: {new} of {found.images} images need a new ticket, {found.unassigned} resemble "
         f"nothing; those of known tickets: {served}"
     ]
+    if found.broken:
+        first, *others = found.broken
+        more = f", and {len(others)} more" if others else ""
+        lines.append(f"{len(found.broken)} images were left out: {first}{more}")
     if found.missing_classes:
         lines.append(f"classes without an image: {', '.join(found.missing_classes)}")
     for candidate in found.candidates:

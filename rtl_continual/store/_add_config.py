@@ -44,6 +44,13 @@ class AddConfig(BaseModel):
         description="no old ticket may lose more than this share of what is remembered of its "
         "data to the new one",
     )
+    max_broken: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="leave out up to this share of the images that cannot be read; more of them "
+        "are an error",
+    )
     seed: int = Field(0, ge=0, description="of everything random")
     tickets: TicketConfig = Field(
         default_factory=lambda: TicketConfig(collapse=CollapseConfig()),

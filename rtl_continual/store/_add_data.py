@@ -15,7 +15,7 @@ from rtl_continual.errors import DataError, unknown_name
 from rtl_continual.store._images import IMAGE_SUFFIXES, ImageFiles
 from rtl_continual.streams import ImageSet
 
-__all__ = ["NewData", "look_at", "read_new_data"]
+__all__ = ["NewData", "Seen", "look_at", "read_new_data"]
 
 
 @dataclass(frozen=True)
@@ -153,19 +153,72 @@ def _listed(labels: Path, folder: Path) -> list[tuple[str, Path]]:
     return found
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a first look at new data gives.
+
+    Args:
+        data: the images that can be read.
+        features: their router features ``[images, features]``.
+        digest: hash of their pixels and labels.
+        broken: why each of the others cannot be read.
+    """
+
+    data: NewData
+    features: torch.Tensor
+    digest: str
+    broken: tuple[str, ...]
+
+
 @torch.no_grad()
-def look_at(backbone: Backbone, images: ImageSet) -> tuple[torch.Tensor, str]:
-    """Router features ``[images, features]`` of a data set, and a hash of its pixels and labels.
+def look_at(backbone: Backbone, data: NewData, *, max_broken: float = 0.0) -> Seen:
+    """Read every image once.
+
+    Args:
+        backbone: whose trunk gives the features.
+        data: the images.
+        max_broken: leave out up to this share of them that cannot be read.
 
     Raises:
-        DataError: if it is empty, or an image cannot be read.
+        DataError: if there are no images, or more than that cannot be read.
     """
-    if not len(images):
-        raise DataError("there are no images to look at")
-    digest = hashlib.sha256(np.ascontiguousarray(images.targets).tobytes())
-    parts = []
+    images, parts, pixels = data.images, [], hashlib.sha256()
+    kept: list[int] = []
+    broken: list[str] = []
     for start in range(0, len(images), 256):
-        batch, _ = images.batch(range(start, min(start + 256, len(images))))
-        digest.update(batch.contiguous().numpy().tobytes())
+        rows = list(range(start, min(start + 256, len(images))))
+        try:
+            batch, _ = images.batch(rows)
+        except DataError:
+            bad = {row: text for row in rows if (text := _problem(images, row))}
+            if not bad:
+                raise  # each can be read, but not together: they differ in size
+            broken += bad.values()
+            rows = [row for row in rows if row not in bad]
+            if not rows:
+                continue
+            batch, _ = images.batch(rows)
+        kept += rows
+        pixels.update(batch.contiguous().numpy().tobytes())
         parts.append(backbone.run_trunk(batch.to(backbone.mean.device)).router_features.cpu())
-    return torch.cat(parts), digest.hexdigest()
+    if len(broken) > max_broken * len(images):
+        more = f", and {len(broken) - 5} more" if len(broken) > 5 else ""
+        raise DataError(
+            f"{len(broken)} of {len(images)} images cannot be read: {'; '.join(broken[:5])}{more}. "
+            "Mend or remove them, or set max_broken to the share that may be left out"
+        )
+    if not parts:
+        raise DataError("there are no images to look at")
+    if broken:
+        data = NewData(images.subset(kept), data.domains)
+    digest = hashlib.sha256(np.ascontiguousarray(data.images.targets).tobytes())
+    digest.update(pixels.digest())
+    return Seen(data, torch.cat(parts), digest.hexdigest(), tuple(broken))
+
+
+def _problem(images: ImageSet, row: int) -> str:
+    try:
+        images.batch([row])
+    except DataError as error:
+        return str(error)
+    return ""

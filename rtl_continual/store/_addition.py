@@ -45,7 +45,8 @@ class Addition:
         version: the version committed, or ``None``.
         overtaken_by: versions that others committed meanwhile, against which the candidates were
             judged again.
-        images: how many there were.
+        images: how many could be read.
+        broken: why each of the others could not be.
         missing_classes: classes of the bank without an image in the data.
         data: hash of the images' pixels and labels.
         served: images by the known ticket whose data they resemble.
@@ -60,6 +61,7 @@ class Addition:
     base: int
     version: int | None
     images: int
+    broken: tuple[str, ...]
     missing_classes: tuple[str, ...]
     data: str
     served: dict[str, int]

@@ -415,6 +415,24 @@ def test_a_list_of_files_names_classes_or_numbers(folder: Path, tmp_path: Path) 
     assert same.data == found.data
 
 
+def test_broken_images_are_named_and_may_be_left_out(folder: Path, tmp_path: Path) -> None:
+    night = dump(images_of(1, 96), tmp_path / "rain")
+    files = sorted(night.rglob("*.png"))
+    for file in files[:6]:
+        file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"^6 of 96 images .*000.png.*, and 1 more\. .*max_broken"):
+        call(folder, "--data", str(night), "--set", "max_broken=0.05")
+    result = call(folder, "--data", str(night), "--set", "max_broken=0.1")
+    assert result.exit_code == 0, result.output
+    assert "6 images were left out: " in result.stdout
+    assert "000.png cannot be read as an image" in result.stdout
+    for file in files[:6]:
+        file.unlink()
+    same = load_bank(folder, version=1).add(night, name="x", config=CONFIG, dry_run=True)
+    assert (same.images, same.broken) == (90, ())
+    assert same.data == load_bank(folder)[1].info.provenance["data"]
+
+
 def test_the_bank_that_adds_goes_with_what_it_follows(folder: Path) -> None:
     BankStore.open(folder).tag("production", 1)
     newest, tagged = load_bank(folder), load_bank(folder, tag="production")
