@@ -25,6 +25,9 @@ __all__ = ["UNASSIGNED", "Discovery", "DiscoveryConfig", "discover"]
 UNASSIGNED = -1
 """The cluster of a sample that belongs nowhere."""
 
+GAP_AXES = 48
+"""Principal axes in which a group is compared with a ticket."""
+
 MAX_VALLEY = 0.3
 """A group in a ticket's range is apart from it if the valley between them is deeper.
 
@@ -226,7 +229,7 @@ class _Search:
         here = self.x[torch.from_numpy(rows)].numpy()
         # As many of the ticket's samples as there are new ones, so that both shape the axes alike.
         own = self.known.samples[ticket].numpy()[: max(len(here), self.config.min_support)]
-        z = principal_space(np.concatenate([here, own]), axes=24)
+        z = principal_space(np.concatenate([here, own]), axes=GAP_AXES)
         gap = find_gap(z[: len(here)], z[len(here) :])
         return gap.valley < MAX_VALLEY and gap.leak <= self.config.max_leak
 

@@ -15,8 +15,11 @@ __all__ = ["KnownTickets", "fit_mixture"]
 MIN_TO_HALVE = 40
 """With fewer samples, halves say nothing."""
 
+RANK = 64
+"""Principal axes of a mixture that discovery fits, as of those that tickets carry."""
+
 SAMPLES_PER_COMPONENT = 150
-"""Of a mixture that discovery fits: a full covariance over up to 64 axes wants as many."""
+"""Of a mixture that discovery fits: a full covariance wants as many."""
 
 MOST_SURPRISED = 1e6
 """Surprise is cut off here, so that one broken image cannot outweigh a stream's history."""
@@ -143,6 +146,6 @@ def fit_mixture(features: torch.Tensor) -> FeatureMixture:
     return FeatureMixture.fit(
         features,
         components=min(4, max(1, count // SAMPLES_PER_COMPONENT)),
-        rank=max(1, min(64, count // 4)),
+        rank=max(1, min(RANK, count // 4)),
         ridge=1e-2,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -22,8 +23,11 @@ __all__ = ["GaussianMixtureClusterer", "GaussianMixtureConfig"]
 SMALL_GROUP = 20
 """Fewer samples cannot describe a component or show a gap."""
 
-COUNTS = (3, 4, 6, 8, 12)
+COUNTS = (2, 3, 4, 5, 6, 8, 12)
 """Numbers of components tried with labels, up to the one that the options allow."""
+
+AGREED = 0.9
+"""Two answers confirm each other from this adjusted Rand index on."""
 
 FAR_DEVIATIONS = 6.0
 """A few samples this far from every group are outliers."""
@@ -82,8 +86,8 @@ class GaussianMixtureClusterer(Clusterer):
     With labels the components are domains with a place of their own for each class
     (:func:`fit_domains`), for several numbers of components; valleys are looked for within classes
     (:func:`class_valley`); and a group that is rare beside another and connected to it is one of
-    its looks. The answer with most groups counts, and of several the one that the others agree
-    with most.
+    its looks. The answer with most groups that the fit with another number of components confirms
+    counts.
 
     Example:
         >>> import torch
@@ -127,7 +131,7 @@ class GaussianMixtureClusterer(Clusterer):
     def _within_classes(self, x: np.ndarray, targets: np.ndarray) -> np.ndarray:
         z = principal_space(x, axes=self.config.axes)
         most = min(self.config.components, len(np.unique(z, axis=0)) // SMALL_GROUP)
-        answers = [np.zeros(len(z), dtype=np.int64)]
+        answers = []
         for count in sorted({min(count, most) for count in COUNTS if most >= 2}):
             pieces = fit_domains(
                 z, targets, count, seed=self.config.seed, samples=self.config.fit_samples
@@ -141,11 +145,22 @@ class GaussianMixtureClusterer(Clusterer):
                     max_clusters=self.config.max_clusters,
                 )
             )
-        groups = [int(answer.max()) for answer in answers]
-        finest = [answer for answer, n in zip(answers, groups, strict=True) if n == max(groups)]
-        agreement = [sum(adjusted_rand_score(a, b) for b in finest) for a in finest]
-        # Of equals the one with more components: it can follow the density more closely.
-        return finest[max(range(len(finest)), key=lambda i: (round(agreement[i], 6), i))]
+        return _confirmed(answers) if answers else np.zeros(len(z), dtype=np.int64)
+
+
+def _confirmed(answers: Sequence[np.ndarray]) -> np.ndarray:
+    """The answer with most groups that another one confirms.
+
+    A cut through one domain falls somewhere else in each fit, a border between two does not. Of
+    equals the one that most others confirm, then the one that all agree with most. If no two
+    answers agree, the last counts alone.
+    """
+    order = range(len(answers))
+    table = np.array([[adjusted_rand_score(a, b) for b in answers] for a in answers])
+    support = (table >= AGREED).sum(axis=1)
+    agreement = table.sum(axis=1).round(6)
+    found = [i for i in order if support[i] > 1] or [int(agreement.argmax())]
+    return answers[max(found, key=lambda i: (answers[i].max(), support[i], agreement[i], i))]
 
 
 def _without_small(z: np.ndarray, labels: np.ndarray) -> np.ndarray:

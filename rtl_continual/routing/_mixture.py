@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
-from torch.distributions import Distribution, LowRankMultivariateNormal, MultivariateNormal
 
 from rtl_continual.errors import DataError
 
 __all__ = ["FeatureMixture"]
+
+_LOG_TWO_PI = math.log(2 * math.pi)
 
 
 class FeatureMixture:
@@ -157,18 +159,29 @@ class FeatureMixture:
         """Log density ``[batch]`` of features ``[batch, features]``."""
         z = (features.detach().cpu().double() - self.center) / self.scale
         parts = [
-            weight.log() + self._component(mean, factor).log_prob(z)
+            weight.log() + self._component(z, mean, factor)
             for weight, mean, factor in zip(self.weights, self.means, self.cholesky, strict=True)
         ]
         return torch.logsumexp(torch.stack(parts), dim=0) - self.scale.log().sum()
 
-    def _component(self, mean: torch.Tensor, factor: torch.Tensor) -> Distribution:
-        """One Gaussian over scaled features."""
+    def _component(self, z: torch.Tensor, mean: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        """Log density ``[batch]`` of scaled features under one Gaussian.
+
+        With axes the covariance is ``W W' + diag(r^2)``, which Woodbury's identity inverts in the
+        space of the axes: all that grows with the batch is two matrix products.
+        """
         if self.axes is None or self.residual is None:
-            return MultivariateNormal(mean, scale_tril=factor, validate_args=False)
-        return LowRankMultivariateNormal(
-            mean @ self.axes, self.axes.T @ factor, self.residual.square(), validate_args=False
-        )
+            white = torch.linalg.solve_triangular(factor, (z - mean).T, upper=False)
+            spread = factor.diagonal().log().sum()
+            return -0.5 * (white.square().sum(dim=0) + self.width * _LOG_TWO_PI) - spread
+        loading = (self.axes.T @ factor) / self.residual[:, None]
+        inner = torch.eye(loading.shape[1], dtype=loading.dtype) + loading.T @ loading
+        inner_factor = torch.linalg.cholesky(inner)
+        rest = (z - mean @ self.axes) / self.residual
+        along = torch.linalg.solve_triangular(inner_factor, (rest @ loading).T, upper=False)
+        distance = rest.square().sum(dim=1) - along.square().sum(dim=0)
+        spread = inner_factor.diagonal().log().sum() + self.residual.log().sum()
+        return -0.5 * (distance + self.width * _LOG_TWO_PI) - spread
 
     def _projected_moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and covariance over the whole mixture, in the space of its components."""

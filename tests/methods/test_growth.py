@@ -67,6 +67,7 @@ def test_each_hidden_domain_gets_one_ticket_and_none_when_it_comes_back(
     assert facts["detector_false_alarms"] == 0
     assert facts["merge_proposals"] == []
     assert facts["seconds"] > 0
+    assert facts["share_of_training"] > 0
 
 
 def test_an_experience_below_the_support_says_what_to_do(

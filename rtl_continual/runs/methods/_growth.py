@@ -45,7 +45,7 @@ class Growth:
         self.bank = bank
         self.config = config
         self.known = KnownTickets()
-        self.seconds = 0.0
+        self.seconds, self.training_seconds = 0.0, 0.0
         self._detector = build_detector(config.detector)
         self._features = torch.empty(0)
         self._found: list[Discovery] = []
@@ -66,10 +66,10 @@ class Growth:
             DataError: if the data set is empty or an image's features are not finite.
         """
         self._features = features.cpu()
-        start = time.perf_counter()
+        start = time.process_time()
         self._alarms.append(self._first_alarm())
         found = discover(self._features, self.known, self.config, targets=data.targets)
-        self.seconds += time.perf_counter() - start
+        self.seconds += time.process_time() - start
         self._found.append(found)
         self._hidden.append(data.domains)
         self._targets = data.targets
@@ -85,12 +85,23 @@ class Growth:
                 return number
         return None
 
-    def commit(self, tickets: Sequence[Ticket], groups: Sequence[np.ndarray]) -> None:
-        """Tickets for groups of rows of the last experience are in the bank."""
+    def commit(
+        self, tickets: Sequence[Ticket], groups: Sequence[np.ndarray], *, seconds: float
+    ) -> None:
+        """Tickets for groups of rows of the last experience are in the bank.
+
+        Args:
+            tickets: in the order of their ids.
+            groups: rows of each.
+            seconds: of processor time that their training took.
+        """
+        self.training_seconds += seconds
+        start = time.process_time()
         for ticket, rows in zip(tickets, groups, strict=True):
             features = self._features[torch.from_numpy(rows)]
             self.known.add(FeatureMixture(ticket.statistics), features)
             self._learned.append((self._hidden[-1][rows], self._targets[rows]))
+        self.seconds += time.process_time() - start
 
     def class_counts(self, domains: int, classes: int) -> np.ndarray:
         """Images that each ticket was learned from ``[tickets, domains, classes]``."""
@@ -130,5 +141,13 @@ class Growth:
             "detector_false_alarms": detector_alarms,
             "mini_batch": MINI_BATCH,
             "seconds": round(self.seconds, 3),
+            "share_of_training": self._share_of_training(),
             "merge_proposals": [asdict(p) for p in merge_proposals(masks, self.known)],
         }
+
+    def _share_of_training(self) -> float | None:
+        """A look at an experience over the training of a ticket, both in processor time."""
+        if not self.training_seconds:
+            return None
+        look = self.seconds / len(self._found)
+        return round(look / (self.training_seconds / len(self.bank)), 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -66,7 +67,9 @@ class RTLMethod(Method[MethodConfig]):
             for number, rows in zip(found.new, groups, strict=True)
         ]
         if groups:
-            self._growth.commit(self._add_tickets(cache, groups, infos), groups)
+            start = time.process_time()
+            tickets = self._add_tickets(cache, groups, infos)
+            self._growth.commit(tickets, groups, seconds=time.process_time() - start)
         if not len(self.bank):
             raise DataError(
                 f"experience {index} has {len(train)} samples and no cluster of at least "
