@@ -1,8 +1,11 @@
-"""A ticket's head, solved instead of stepped: before the mask moves, or once it has settled."""
+"""What of a ticket is solved or measured on all its data, before the mask moves or once it settled.
+
+A head can be solved instead of stepped, and norm statistics measured instead of averaged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -31,19 +34,23 @@ class HasActivations(Protocol):
 
 
 def start_head(learner: TicketLearner, cache: HasActivations) -> None:
-    """Solve the head for the body as it starts, if ``head_start`` asks for it.
+    """Measure norms and solve the head for the body as it starts, as far as options ask for it.
 
     Fine-tuning from a fresh head distorts good features before the head has learned to use them; a
     head that fits from the start leaves them in place (Kumar et al., 2022, "Fine-Tuning can Distort
     Pretrained Features and Underperform Out-of-Distribution").
 
+    Norm statistics of the new data bring features of another domain back to where the next layers
+    expect them (Li et al., 2017, "Revisiting Batch Normalization for Practical Domain Adaptation").
+
     Args:
-        learner: not yet trained; its head is changed in place.
+        learner: not yet trained; its head and norm statistics are changed in place.
         cache: its training data.
 
     Raises:
         DataError: if the task's head is not linear.
     """
+    _measure_norms(learner, cache)
     if learner.config.head_start == "probe":
         _solve_head(learner, cache, training=True)
 
@@ -63,6 +70,26 @@ def finish_head(learner: TicketLearner, cache: HasActivations) -> None:
         _solve_head(learner, cache, training=False)
 
 
+def _spread(cache: HasActivations) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Activations and targets, chunk by chunk; each chunk's statistics stand for the whole."""
+    count = len(cache.targets)
+    chunks = -(-count // _BATCH)
+    for first in range(chunks):
+        activation, _, targets = cache.batch(torch.arange(first, count, chunks))
+        yield activation, targets
+
+
+def _measure_norms(learner: TicketLearner, cache: HasActivations) -> None:
+    if learner.config.norm_statistics != "measured":
+        return
+    totals: dict[str, torch.Tensor] = {}
+    for activation, targets in _spread(cache):
+        for name, value in learner.batch_statistics(activation).items():
+            totals[name] = totals.get(name, 0) + value.double() * len(targets)
+    for name, total in totals.items():
+        learner.norm[name].copy_(total / len(cache.targets))
+
+
 def _solve_head(learner: TicketLearner, cache: HasActivations, *, training: bool) -> None:
     head = learner.head
     if not isinstance(head, nn.Linear):
@@ -70,12 +97,8 @@ def _solve_head(learner: TicketLearner, cache: HasActivations, *, training: bool
             f"head_start and head_finish: probe solve linear heads alone, the task's is a "
             f"{type(head).__name__}; leave them at their defaults"
         )
-    count = len(cache.targets)
     features, targets = [], []
-    # Spread out, so that each chunk's batch statistics stand for the whole.
-    chunks = -(-count // _BATCH)
-    for first in range(chunks):
-        activation, _, labels = cache.batch(torch.arange(first, count, chunks))
+    for activation, labels in _spread(cache):
         features.append(learner.represent(activation, training=training))
         targets.append(labels)
     weight, bias = solve_linear(

@@ -176,6 +176,21 @@ class TicketLearner:
         norm = {name: value.detach().clone() for name, value in self.norm.items()}
         return self._run(activation, norm, training)
 
+    @torch.no_grad()
+    def batch_statistics(self, activation: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What each batch norm would divide by for these samples, by the name of its buffer.
+
+        Nothing changes: running statistics stay as they are.
+        """
+        norm = {name: value.detach().clone() for name, value in self.norm.items()}
+        with batch_norm_mode(self._body.module, momentum=1.0):
+            self._body({**self.scores.effective(), **norm}, activation)
+        return {
+            name: value
+            for name, value in norm.items()
+            if value.is_floating_point() and not isinstance(self.norm[name], nn.Parameter)
+        }
+
     def complete(self) -> None:
         """Bring the mask to its target, if training was stopped before it got there."""
         if self.steps_done < self.total_steps:
@@ -360,17 +375,24 @@ def drive_together(learners: Sequence[TicketLearner], optimizer: torch.optim.Opt
 
 
 @contextmanager
-def batch_norm_mode(module: nn.Module, training: bool = True) -> Iterator[None]:
+def batch_norm_mode(
+    module: nn.Module, training: bool = True, *, momentum: float | None = None
+) -> Iterator[None]:
     """Batch norm reads its mode off the module, so it is set for the call and put back.
+
+    With ``momentum`` running statistics move by that share instead of the layer's own.
 
     Nothing else changes its mode: dropout would draw from the global random state, and the same
     seed would not give the same ticket.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    before = [norm.momentum for norm in norms]
     for norm in norms:
         norm.training = training
+        if momentum is not None:
+            norm.momentum = momentum
     try:
         yield
     finally:
-        for norm in norms:
-            norm.training = False
+        for norm, own in zip(norms, before, strict=True):
+            norm.training, norm.momentum = False, own

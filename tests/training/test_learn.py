@@ -362,3 +362,35 @@ def test_a_warm_start_keeps_the_known_tickets_norm_statistics(
     second = grow(bank, make_data(1), norm_statistics="backbone")
     running = [name for name in first.norm if "running" in name]
     assert all(torch.equal(second.norm[name], first.norm[name]) for name in running)
+
+
+def test_norm_statistics_are_measured_on_all_the_data(
+    bank: TicketBank, make_data: MakeData
+) -> None:
+    data = make_data(1)
+    ticket, learner = learn(bank, data, norm_statistics="measured", start="cold")
+    running = [name for name in ticket.norm if "running" in name]
+    cache = TrunkCache(bank, data, 2**20)
+    # Fewer samples than a chunk: the statistics are those of all of them at once.
+    activation, _, _ = cache.batch(torch.arange(len(data)))
+    wanted = learner.batch_statistics(activation)
+    assert set(wanted) == set(running) != set()
+    state = bank.backbone.body.state_dict()
+    for name in running:
+        torch.testing.assert_close(ticket.norm[name], wanted[name])
+        assert not torch.equal(ticket.norm[name], state[name])
+    # In training, as when it is served, a sample's features do not depend on its batch.
+    alone = learner.represent(activation[:1], training=True)
+    torch.testing.assert_close(learner.represent(activation, training=True)[:1], alone)
+
+
+def test_taking_statistics_changes_nothing(bank: TicketBank, make_data: MakeData) -> None:
+    data = make_data(1)
+    _, learner = learn(bank, data)
+    before = {name: value.clone() for name, value in learner.norm.items()}
+    activation, _, _ = TrunkCache(bank, data, 2**20).batch(torch.arange(8))
+    momenta = [m.momentum for m in learner._body.module.modules() if hasattr(m, "momentum")]
+    learner.batch_statistics(activation)
+    assert all(torch.equal(learner.norm[name], value) for name, value in before.items())
+    after = [m.momentum for m in learner._body.module.modules() if hasattr(m, "momentum")]
+    assert after == momenta != []
