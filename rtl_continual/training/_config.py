@@ -28,12 +28,18 @@ class TicketConfig(BaseModel):
     score_lr: float = Field(0.03, gt=0, description="Adam's rate for the mask scores")
     norm_lr: float = Field(0.01, gt=0, description="Adam's rate for the norm affine parameters")
     head_lr: float = Field(0.01, gt=0, description="Adam's rate for the head")
-    norm_statistics: Literal["own", "measured", "backbone"] = Field(
+    norm_statistics: Literal["own", "fixed"] = Field(
         "own",
         description="what batch norms divide by. own: each batch's statistics, and after training "
-        "their running mean; measured: those of all the ticket's data, taken before training and "
-        "again for the final mask, which small batches of small images cannot spoil; backbone: "
-        "those that the ticket starts from",
+        "their running mean; fixed: set once before training, which small batches of small images "
+        "cannot spoil",
+    )
+    norm_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="fixed norm statistics lie so far on the way from those that the ticket starts "
+        "from (the backbone's, or a known ticket's) to those of its data",
     )
     ramp: float = Field(
         0.6, gt=0, le=1, description="fraction of steps during which sparsity rises"

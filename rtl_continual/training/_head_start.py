@@ -34,14 +34,16 @@ class HasActivations(Protocol):
 
 
 def start_head(learner: TicketLearner, cache: HasActivations) -> None:
-    """Measure norms and solve the head for the body as it starts, as far as options ask for it.
+    """Fix norm statistics and solve the head for the body as it starts, if options ask for it.
 
     Fine-tuning from a fresh head distorts good features before the head has learned to use them; a
     head that fits from the start leaves them in place (Kumar et al., 2022, "Fine-Tuning can Distort
     Pretrained Features and Underperform Out-of-Distribution").
 
     Norm statistics of the new data bring features of another domain back to where the next layers
-    expect them (Li et al., 2017, "Revisiting Batch Normalization for Practical Domain Adaptation").
+    expect them (Li et al., 2017, "Revisiting Batch Normalization for Practical Domain Adaptation");
+    mixed with the old ones they do not depend on few samples alone (Schneider et al., 2020,
+    "Improving Robustness against Common Corruptions by Covariate Shift Adaptation").
 
     Args:
         learner: not yet trained; its head and norm statistics are changed in place.
@@ -50,7 +52,8 @@ def start_head(learner: TicketLearner, cache: HasActivations) -> None:
     Raises:
         DataError: if the task's head is not linear.
     """
-    _measure_norms(learner, cache)
+    if learner.config.norm_statistics == "fixed":
+        _fix_norms(learner, cache)
     if learner.config.head_start == "probe":
         _solve_head(learner, cache, training=True)
 
@@ -79,15 +82,14 @@ def _spread(cache: HasActivations) -> Iterator[tuple[torch.Tensor, torch.Tensor]
         yield activation, targets
 
 
-def _measure_norms(learner: TicketLearner, cache: HasActivations) -> None:
-    if learner.config.norm_statistics != "measured":
-        return
+def _fix_norms(learner: TicketLearner, cache: HasActivations) -> None:
     totals: dict[str, torch.Tensor] = {}
     for activation, targets in _spread(cache):
         for name, value in learner.batch_statistics(activation).items():
             totals[name] = totals.get(name, 0) + value.double() * len(targets)
     for name, total in totals.items():
-        learner.norm[name].copy_(total / len(cache.targets))
+        old = learner.norm[name]
+        old.lerp_((total / len(cache.targets)).to(old), learner.config.norm_share)
 
 
 def _solve_head(learner: TicketLearner, cache: HasActivations, *, training: bool) -> None:

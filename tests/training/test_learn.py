@@ -21,6 +21,7 @@ from rtl_continual.training import (
     choose_start,
     commit_ticket,
     learn_ticket,
+    start_head,
 )
 
 MakeData = Callable[..., ArraySet]
@@ -338,50 +339,40 @@ def test_any_body_can_be_learned(make_data: MakeData, kind: str) -> None:
     assert (answer.ticket_ids == 1).float().mean() > 0.9
 
 
-def test_norm_statistics_stay_the_backbones_if_asked(bank: TicketBank, make_data: MakeData) -> None:
-    own = grow(bank, make_data(0))
-    kept, learner = learn(bank, make_data(1), norm_statistics="backbone", start="cold")
-    state = bank.backbone.body.state_dict()
-    running = [name for name in state if "running" in name]
-    assert running
-    assert all(torch.equal(kept.norm[name], state[name]) for name in running)
-    assert not any(torch.equal(own.norm[name], state[name]) for name in running)
-    affine = [name for name in kept.norm if name not in dict(bank.backbone.body.named_buffers())]
-    assert affine
-    assert not any(torch.equal(kept.norm[name], state[name]) for name in affine)
-    # A sample is trained as it is served, alone or in a batch.
-    activation, _, _ = TrunkCache(bank, make_data(1), 2**20).batch(torch.arange(4))
-    alone = learner.represent(activation[:1], training=True)
-    torch.testing.assert_close(learner.represent(activation, training=True)[:1], alone)
-
-
-def test_a_warm_start_keeps_the_known_tickets_norm_statistics(
-    bank: TicketBank, make_data: MakeData
-) -> None:
-    first = grow(bank, make_data(0))
-    second = grow(bank, make_data(1), norm_statistics="backbone")
-    running = [name for name in first.norm if "running" in name]
-    assert all(torch.equal(second.norm[name], first.norm[name]) for name in running)
-
-
-def test_norm_statistics_are_measured_on_all_the_data(
-    bank: TicketBank, make_data: MakeData
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_fixed_norm_statistics_lie_between_the_backbones_and_the_datas(
+    share: float, bank: TicketBank, make_data: MakeData
 ) -> None:
     data = make_data(1)
-    ticket, learner = learn(bank, data, norm_statistics="measured", start="cold")
-    running = [name for name in ticket.norm if "running" in name]
+    config = TicketConfig(sparsity=0.5, norm_statistics="fixed", norm_share=share)
     cache = TrunkCache(bank, data, 2**20)
-    # Fewer samples than a chunk: the statistics are those of all of them at once.
-    activation, _, _ = cache.batch(torch.arange(len(data)))
-    wanted = learner.batch_statistics(activation)
-    assert set(wanted) == set(running) != set()
+    learner = TicketLearner(bank, config, total_steps=10, seed=0)
+    # Fewer samples than a chunk: the data's are those of all of them at once.
+    activation, _, targets = cache.batch(torch.arange(len(data)))
+    measured = learner.batch_statistics(activation)
+    start_head(learner, cache)
+    for _ in range(3):
+        learner.step(activation, targets)
     state = bank.backbone.body.state_dict()
+    running = [name for name in state if "running" in name]
+    assert set(measured) == set(running) != set()
     for name in running:
-        torch.testing.assert_close(ticket.norm[name], wanted[name])
-        assert not torch.equal(ticket.norm[name], state[name])
+        wanted = (1 - share) * state[name] + share * measured[name]
+        torch.testing.assert_close(learner.norm[name], wanted)
+        assert not torch.equal(measured[name], state[name])
+    affine = [name for name in learner.norm if isinstance(learner.norm[name], nn.Parameter)]
+    assert affine
+    assert not any(torch.equal(learner.norm[name], state[name]) for name in affine)
     # In training, as when it is served, a sample's features do not depend on its batch.
     alone = learner.represent(activation[:1], training=True)
     torch.testing.assert_close(learner.represent(activation, training=True)[:1], alone)
+
+
+def test_own_norm_statistics_follow_the_batches(bank: TicketBank, make_data: MakeData) -> None:
+    ticket = grow(bank, make_data(0))
+    state = bank.backbone.body.state_dict()
+    running = [name for name in ticket.norm if "running" in name]
+    assert not any(torch.equal(ticket.norm[name], state[name]) for name in running)
 
 
 def test_taking_statistics_changes_nothing(bank: TicketBank, make_data: MakeData) -> None:

@@ -40,7 +40,6 @@ class Recipe:
         threshold: a weight stays where its mask's value is larger.
         shift: trunk activations move by up to so many of their pixels.
         flip: half of the trunk activations are mirrored.
-        own_statistics: trained norms gather statistics of their own; else they keep the backbone's.
         cache_bytes: trunk activations kept in memory.
     """
 
@@ -53,7 +52,6 @@ class Recipe:
     threshold: float = 0.005
     shift: int = 1
     flip: bool = False
-    own_statistics: bool = True
     cache_bytes: int = 2 * 2**30
 
 
@@ -100,8 +98,7 @@ class _Adapted:
             weights = weights * (self.keep() + self.scores - self.scores.detach())
         values = {**self.bank.layout.unflatten(weights), **self.norm}
         body = self.bank.backbone.body
-        own = self.recipe.own_statistics and self.recipe.norm_lr is not None
-        with batch_norm_mode(body, own):
+        with batch_norm_mode(body, self.recipe.norm_lr is not None):
             return self.head(functional_call(body, values, (activation,)))
 
     def step(self, activation: torch.Tensor, targets: torch.Tensor, progress: float) -> float:

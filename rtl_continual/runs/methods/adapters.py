@@ -61,7 +61,6 @@ class AdaptersMethod(Method[AdaptersConfig]):
             norm_lr=self.config.norm_lr,
             shift=tickets.shift,
             flip=tickets.flip,
-            own_statistics=tickets.norm_statistics != "backbone",
             cache_bytes=tickets.cache_bytes,
         )
         counts = domain_counts(experience.train, self.context.stream.domains)

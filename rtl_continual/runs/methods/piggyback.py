@@ -60,7 +60,6 @@ class PiggybackMethod(Method[PiggybackConfig]):
             threshold=self.config.threshold,
             shift=tickets.shift,
             flip=tickets.flip,
-            own_statistics=tickets.norm_statistics != "backbone",
             cache_bytes=tickets.cache_bytes,
         )
         counts = domain_counts(experience.train, self.context.stream.domains)
