@@ -1,17 +1,15 @@
-"""What of a ticket is solved or measured on all its data, before the mask moves or once it settled.
-
-A head can be solved instead of stepped, and norm statistics measured instead of averaged.
-"""
+"""A ticket's head, solved instead of stepped: before the mask moves, or once it has settled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
 
 from rtl_continual.errors import DataError
+from rtl_continual.training._norm import fix_norm
 
 if TYPE_CHECKING:
     from rtl_continual.training._learner import TicketLearner
@@ -40,11 +38,6 @@ def start_head(learner: TicketLearner, cache: HasActivations) -> None:
     head that fits from the start leaves them in place (Kumar et al., 2022, "Fine-Tuning can Distort
     Pretrained Features and Underperform Out-of-Distribution").
 
-    Norm statistics of the new data bring features of another domain back to where the next layers
-    expect them (Li et al., 2017, "Revisiting Batch Normalization for Practical Domain Adaptation");
-    mixed with the old ones they do not depend on few samples alone (Schneider et al., 2020,
-    "Improving Robustness against Common Corruptions by Covariate Shift Adaptation").
-
     Args:
         learner: not yet trained; its head and norm statistics are changed in place.
         cache: its training data.
@@ -52,8 +45,7 @@ def start_head(learner: TicketLearner, cache: HasActivations) -> None:
     Raises:
         DataError: if the task's head is not linear.
     """
-    if learner.config.norm_statistics == "fixed":
-        _fix_norms(learner, cache)
+    fix_norm(learner, cache)
     if learner.config.head_start == "probe":
         _solve_head(learner, cache, training=True)
 
@@ -73,25 +65,6 @@ def finish_head(learner: TicketLearner, cache: HasActivations) -> None:
         _solve_head(learner, cache, training=False)
 
 
-def _spread(cache: HasActivations) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Activations and targets, chunk by chunk; each chunk's statistics stand for the whole."""
-    count = len(cache.targets)
-    chunks = -(-count // _BATCH)
-    for first in range(chunks):
-        activation, _, targets = cache.batch(torch.arange(first, count, chunks))
-        yield activation, targets
-
-
-def _fix_norms(learner: TicketLearner, cache: HasActivations) -> None:
-    totals: dict[str, torch.Tensor] = {}
-    for activation, targets in _spread(cache):
-        for name, value in learner.batch_statistics(activation).items():
-            totals[name] = totals.get(name, 0) + value.double() * len(targets)
-    for name, total in totals.items():
-        old = learner.norm[name]
-        old.lerp_((total / len(cache.targets)).to(old), learner.config.norm_share)
-
-
 def _solve_head(learner: TicketLearner, cache: HasActivations, *, training: bool) -> None:
     head = learner.head
     if not isinstance(head, nn.Linear):
@@ -99,8 +72,12 @@ def _solve_head(learner: TicketLearner, cache: HasActivations, *, training: bool
             f"head_start and head_finish: probe solve linear heads alone, the task's is a "
             f"{type(head).__name__}; leave them at their defaults"
         )
+    count = len(cache.targets)
     features, targets = [], []
-    for activation, labels in _spread(cache):
+    # Spread out, so that each chunk's batch statistics stand for the whole.
+    chunks = -(-count // _BATCH)
+    for first in range(chunks):
+        activation, _, labels = cache.batch(torch.arange(first, count, chunks))
         features.append(learner.represent(activation, training=training))
         targets.append(labels)
     weight, bias = solve_linear(

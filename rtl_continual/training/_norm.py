@@ -1,7 +1,8 @@
-"""A ticket's running statistics, estimated for the mask it ends with."""
+"""A ticket's running statistics: fixed before training, or estimated for its final mask."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from rtl_continual.training._head_start import HasActivations
     from rtl_continual.training._learner import TicketLearner
 
-__all__ = ["estimate_norm"]
+__all__ = ["estimate_norm", "fix_norm"]
 
 _BATCH = 256
 
@@ -30,22 +31,51 @@ def estimate_norm(learner: TicketLearner, cache: HasActivations) -> None:
         cache: its training data.
     """
     learner.complete()
-    if learner.config.norm_statistics == "backbone":
+    if learner.config.norm_statistics == "fixed":
         return
     norms = [m for m in learner._body.module.modules() if isinstance(m, _NormBase)]
     momenta = [norm.momentum for norm in norms]
     for name, tensor in learner.norm.items():
         if name.endswith("num_batches_tracked"):
             tensor.zero_()
-    count = len(cache.targets)
-    # Spread out, so that each batch stands for the whole.
-    chunks = -(-count // _BATCH)
     try:
         for norm in norms:
             norm.momentum = None  # a plain average over batches
-        for first in range(chunks):
-            activation, _, _ = cache.batch(torch.arange(first, count, chunks))
+        for activation, _ in _spread(cache):
             learner.forward(activation)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+@torch.no_grad()
+def fix_norm(learner: TicketLearner, cache: HasActivations) -> None:
+    """Move running statistics towards the data's own, if options ask for fixed ones.
+
+    Statistics of new data bring features of another domain back to where the next layers expect
+    them (Li et al., 2017, "Revisiting Batch Normalization for Practical Domain Adaptation"); mixed
+    with the old ones they do not hang on few samples alone (Schneider et al., 2020, "Improving
+    Robustness against Common Corruptions by Covariate Shift Adaptation").
+
+    Args:
+        learner: not yet trained.
+        cache: its training data.
+    """
+    if learner.config.norm_statistics != "fixed":
+        return
+    totals: dict[str, torch.Tensor] = {}
+    for activation, count in _spread(cache):
+        for name, value in learner.batch_statistics(activation).items():
+            totals[name] = totals.get(name, 0) + value.double() * count
+    for name, total in totals.items():
+        old = learner.norm[name]
+        old.lerp_((total / len(cache.targets)).to(old), learner.config.norm_share)
+
+
+def _spread(cache: HasActivations) -> Iterator[tuple[torch.Tensor, int]]:
+    """Activations in batches that each stand for the whole, and how many samples they are."""
+    count = len(cache.targets)
+    batches = -(-count // _BATCH)
+    for first in range(batches):
+        rows = torch.arange(first, count, batches)
+        yield cache.batch(rows)[0], len(rows)
