@@ -147,6 +147,10 @@ def test_adapters_route_by_centroids(make_context: MakeContext) -> None:
         ]
         right[label] = float(np.mean(hits))
     assert right["five"] > 0.95
+    method.finish_evaluation(dict(context.stream.tests))
+    router = method.details()["router"]
+    assert router["accuracy"] == pytest.approx(right["five"])  # as many images in each domain
+    assert np.array(router["confusion"]).sum() == 90
     assert one.parameters()["effective_union"] < method.parameters()["effective_union"]
     assert [len(c) for c in one._centroids] == [1, 1, 1]
     assert all(ticket.mask.sparsity == 0 for ticket in method.bank)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ class AdaptersMethod(Method[AdaptersConfig]):
         super().__init__(context, config)
         self.bank = TicketBank(context.make_backbone(), Classification(len(context.stream.classes)))
         self._centroids: list[np.ndarray] = []
+        self._router: dict[str, Any] = {}
 
     def learn(self, index: int) -> None:
         experience = self.context.stream.experiences[index]
@@ -86,18 +87,44 @@ class AdaptersMethod(Method[AdaptersConfig]):
     def predict(self, images: ImageSet, *, domain: int | None = None) -> Answers:
         if not len(self.bank):
             raise RTLError("adapters has learned nothing yet; learn an experience first")
-        found = frozen_features(self.bank.backbone, images)
-        self.borrowed_seconds["eval"] += found.borrowed_seconds
-        features = found.final.double().cpu().numpy()
-        # |x - c|^2 without the part that all centroids share.
-        near = [(c * c).sum(axis=1) - 2 * features @ c.T for c in self._centroids]
-        ids = torch.from_numpy(np.stack([d.min(axis=1) for d in near]).argmin(axis=0))
+        ids = self._nearest(images)
         labels = []
         for first in range(0, len(images), 256):
             rows = range(first, min(first + 256, len(images)))
             batch, _ = images.batch(rows)
             labels.append(self.bank.predict(batch, ticket_ids=ids[rows.start : rows.stop]).labels)
         return Answers(labels=torch.cat(labels).numpy(), ticket_ids=ids.numpy())
+
+    def _nearest(self, images: ImageSet) -> torch.Tensor:
+        """Whose centroid is nearest ``[n]``."""
+        found = frozen_features(self.bank.backbone, images)
+        self.borrowed_seconds["eval"] += found.borrowed_seconds
+        features = found.final.double().cpu().numpy()
+        # |x - c|^2 without the part that all centroids share.
+        near = [(c * c).sum(axis=1) - 2 * features @ c.T for c in self._centroids]
+        return torch.from_numpy(np.stack([d.min(axis=1) for d in near]).argmin(axis=0))
+
+    def finish_evaluation(self, tests: dict[str, ImageSet]) -> None:
+        """How many images go to the parts that saw most of their domain."""
+        seen = np.array([[t.info.domain_counts.get(d, 0) for d in tests] for t in self.bank])
+        chosen = [self._nearest(images).numpy() for images in tests.values()]
+        confusion = np.stack([np.bincount(ids, minlength=len(self.bank)) for ids in chosen])
+        known = np.flatnonzero(seen.any(axis=0))
+        hits = confusion[known, seen.argmax(axis=0)[known]].sum()
+        flops = backbone_flops(self.bank.backbone)
+        self._router = {
+            "name": "k-means of final features",
+            "accuracy": float(hits / confusion[known].sum()),
+            "confusion": confusion.tolist(),
+            "abstained": 0,
+            "flops": flops["body"],
+            "backbone_flops": flops["total"],
+            "flops_share": flops["body"] / flops["total"],
+        }
+
+    def details(self) -> dict[str, Any]:
+        """How well k-means finds the domain."""
+        return {"router": self._router}
 
     def parameters(self) -> dict[str, float]:
         backbone = count_floats(self.bank.backbone.trunk, self.bank.backbone.body)
