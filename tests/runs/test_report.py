@@ -137,4 +137,7 @@ def test_cost_table_shows_what_there_is(results: dict[str, Any]) -> None:
     assert "Cost and routing" in page
     assert "1.00×" in page
     results["methods"]["worse"]["seconds"]["train_vs_naive"] = 2.5
-    assert "2.50×" in render(results, [])
+    results["methods"]["worse"]["memory"] = {"images": 500, "bytes": 1_536_000}
+    page = render(results, [])
+    assert "2.50×" in page
+    assert " + 1.54 M</td>" in page
