@@ -135,7 +135,13 @@ def _print_outcomes(rows: Sequence[dict[str, Any]]) -> None:
 @plugins_app.command("new")
 def plugins_new(
     name: Annotated[str, typer.Argument(help="Lower case letters, digits and -.")],
-    kind: Annotated[str, typer.Option(help="router or sparsity-schedule.")] = "router",
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="What it brings: backbone, clusterer, executor, exporter, relaxation-policy, "
+            "report-section, router, shift-detector, sparsity-schedule, stream or task."
+        ),
+    ] = "router",
     out: Annotated[
         Path | None, typer.Option(help="The new folder; default: the distribution's name.")
     ] = None,

@@ -10,9 +10,24 @@ from pathlib import Path
 from rtl_continual import __version__
 from rtl_continual.errors import PluginError, unknown_name
 
-__all__ = ["write_skeleton"]
+__all__ = ["KINDS", "write_skeleton"]
 
-_KINDS = ("router", "sparsity-schedule")
+_USES = {
+    "backbone": "`backbone: {name: @NAME@}` in a scenario.",
+    "clusterer": "`discovery: {clusterer: {name: @NAME@}}` in a scenario.",
+    "executor": "`executor: {name: @NAME@}` in a scenario.",
+    "exporter": "`rtl export BANK FILE --ticket 0 --format @NAME@`.",
+    "relaxation-policy": "`tickets: {collapse: {policy: {name: @NAME@}}}` in a scenario.",
+    "report-section": "every report of a run has it while the package is installed.",
+    "router": "`router: {name: @NAME@}` in a scenario.",
+    "shift-detector": "`discovery: {detector: {name: @NAME@}}` in a scenario.",
+    "sparsity-schedule": "`tickets: {schedule: {name: @NAME@}}` in a scenario.",
+    "stream": "`stream: {name: @NAME@}` in a scenario.",
+    "task": "`task: {name: @NAME@}` in a scenario.",
+}
+"""The kinds of plugin there is a beginning for, and how one is used."""
+
+KINDS = tuple(_USES)
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -22,7 +37,7 @@ def write_skeleton(name: str, kind: str, folder: Path | None = None) -> tuple[Pa
 
     Args:
         name: of the distribution, or what comes after ``rtl-<kind>-`` in it.
-        kind: ``router`` or ``sparsity-schedule``.
+        kind: one of ``KINDS``.
         folder: where to; by default a folder with the distribution's name, here.
 
     Returns:
@@ -31,13 +46,13 @@ def write_skeleton(name: str, kind: str, folder: Path | None = None) -> tuple[Pa
     Raises:
         PluginError: if the name or the kind does not do, or the folder is not empty.
     """
-    if kind not in _KINDS:
-        raise PluginError(unknown_name("kind of plugin", kind, _KINDS))
+    if kind not in KINDS:
+        raise PluginError(unknown_name("kind of plugin", kind, KINDS))
     if not _NAME.fullmatch(name):
         raise PluginError(
             f"'{name}' is no name for a plugin; use lower case letters, digits and -, such as mine"
         )
-    short = kind.removeprefix("sparsity-")
+    short = kind.rpartition("-")[2]
     own = name.removeprefix("rtl-").removeprefix(f"{short}-")
     distribution = name if name.startswith("rtl-") else f"rtl-{short}-{own}"
     folder = Path(distribution) if folder is None else folder
@@ -49,6 +64,8 @@ def write_skeleton(name: str, kind: str, folder: Path | None = None) -> tuple[Pa
         "@NAME@": own,
         "@CLASS@": "".join(part.capitalize() for part in own.split("-")),
         "@VERSION@": __version__,
+        "@KIND@": kind.replace("-", " "),
+        "@USE@": _USES[kind].replace("@NAME@", own),
     }
     written = [
         _write(source, folder, relative, words)

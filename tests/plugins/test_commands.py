@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from rtl_continual import cli
 from rtl_continual.errors import PluginError
 from rtl_continual.plugins import Manager, write_skeleton
+from rtl_continual.plugins._skeleton import KINDS
 
 from .conftest import MeanRouter, values_of
 
@@ -110,12 +112,12 @@ def test_a_missing_file_is_the_users_mistake(rtl: Run) -> None:
     assert err.endswith("nowhere.py: no such plugin file\n")
 
 
-@pytest.mark.parametrize("kind", ["router", "sparsity-schedule"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_new_writes_a_package_that_conforms(
     rtl: Run, manager: Manager, tmp_path: Path, kind: str
 ) -> None:
     code, out, _ = rtl("plugins", "new", "first-one", "--kind", kind, "--out", tmp_path / "p")
-    short = kind.removeprefix("sparsity-")
+    short = kind.rpartition("-")[2]
     module = f"rtl_{short}_first_one"
     assert code == 0
     written = [path.relative_to(tmp_path / "p") for path in (tmp_path / "p").rglob("*.*")]
@@ -126,9 +128,8 @@ def test_new_writes_a_package_that_conforms(
         f"tests/test_{module}.py",
     ]
     assert f"pip install --editable {tmp_path / 'p'}" in out
-    assert "@" not in "".join(
-        line for line in (tmp_path / "p" / "pyproject.toml").read_text().splitlines(True)
-    )
+    for name in ("README.md", "pyproject.toml"):
+        assert "@" not in (tmp_path / "p" / name).read_text(encoding="utf-8")
     manager.load(str(tmp_path / "p" / f"{module}.py"))
     sys.modules.pop(f"rtl_plugin_{module}")
     code, out, _ = rtl("plugins", "check", "first-one")
@@ -155,13 +156,18 @@ def test_new_overwrites_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tests_of_a_new_package_pass(tmp_path: Path) -> None:
-    folder, _ = write_skeleton("mine", "router", tmp_path / "p")
+def test_tests_of_new_packages_pass(tmp_path: Path) -> None:
+    # One process for all: each would import torch anew.
+    folders = [write_skeleton(f"my-{kind}", kind, tmp_path / kind)[0] for kind in KINDS]
+    (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     done: Any = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-c", "pyproject.toml", "--rootdir", "."],
-        cwd=folder,
+        [sys.executable, "-m", "pytest", "-q", *KINDS]
+        + ["-o", f"pythonpath={' '.join(folder.name for folder in folders)}"],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed[1]) >= 2 * len(KINDS)
