@@ -8,7 +8,7 @@ and only when something is looked up: importing a room loads no plugin.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -18,7 +18,15 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from rtl_continual.errors import PluginError, RTLError, unknown_name
 
-__all__ = ["ClassRegistry", "NamedSection", "Origin", "Registry", "config_problem", "hooks"]
+__all__ = [
+    "ClassRegistry",
+    "NamedSection",
+    "Origin",
+    "Registry",
+    "config_problem",
+    "hooks",
+    "sound",
+]
 
 T = TypeVar("T")
 
@@ -95,7 +103,7 @@ class Registry(Mapping[str, T], Generic[T]):
             module, _, attribute = value.partition(":")
             try:
                 found = getattr(import_module(module), attribute)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise PluginError(
                     f"{origin} registers {self.kind} '{name}' as '{value}', which cannot be "
                     f"imported: {type(error).__name__}: {error}"
@@ -175,6 +183,28 @@ def _public_name(value: type[Any]) -> str:
     return ".".join([*path, value.__qualname__])
 
 
+def sound(hook: str, names: Iterable[str], find: Callable[[str], T]) -> list[tuple[str, T]]:
+    """What is found under each name, without what installed plugins have registered wrongly.
+
+    That is reported as other broken plugins are, so that one of them does not stop the rest.
+
+    Args:
+        hook: through which the names were registered.
+        names: to look up.
+        find: looks one up.
+
+    Raises:
+        PluginError: if a plugin that was asked for has registered something wrongly.
+    """
+    found = []
+    for name in names:
+        try:
+            found.append((name, find(name)))
+        except PluginError as error:
+            import_module(_PROVIDER).get_manager().leave_out(hook, name, error)
+    return found
+
+
 def hooks() -> Any:
     """Calls the hooks of all plugins, for rooms that must not import the plugin room.
 
@@ -230,7 +260,7 @@ class NamedSection:
     ) -> dict[str, Any]:
         """One alternative for each registered name."""
         options = []
-        for name, entry in self.registry.items():
+        for name, entry in sound(self.registry.hook, self.registry, self.registry.find):
             part = entry.config_class.model_json_schema()
             part["properties"]["name"] = {"const": name}
             if name != self.default:

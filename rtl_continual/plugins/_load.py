@@ -39,7 +39,7 @@ def import_source(source: str) -> ModuleType:
         raise PluginError(f"plugin '{source}' cannot be loaded: {describe(error)}") from error
     except PluginError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"plugin '{source}' cannot be loaded: {describe(error)}") from error
 
 
@@ -64,7 +64,7 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, PluginError) or not isinstance(error, Exception):
+        if isinstance(error, PluginError) or not isinstance(error, (Exception, SystemExit)):
             raise
         raise PluginError(f"plugin {path} cannot be loaded: {describe(error)}") from error
     return module

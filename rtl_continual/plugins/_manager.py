@@ -64,6 +64,8 @@ class Manager:
         self._entries: dict[str, dict[str, tuple[Any, Origin]]] = {}
         self.problems: list[str] = []
         """What is wrong with plugins that were found but could not be used."""
+        self.strict = False
+        """Whether a broken installed plugin is an error."""
         from rtl_continual.plugins import _builtin
 
         origin = Origin(BUILT_IN, "rtl-continual", __version__, built_in=True)
@@ -153,12 +155,24 @@ class Manager:
                 self._add(Plugin(entry.name, plugin, origin, required=False))
             except PluginError as error:
                 self._report(str(error))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._report(f"{origin} cannot be loaded: {describe(error)}")
 
+    def leave_out(self, hook: str, name: str, error: PluginError) -> None:
+        """Report that what an installed plugin registered as ``name`` is of no use.
+
+        Raises:
+            PluginError: ``error``, if the plugin was asked for or none may be broken.
+        """
+        _, origin = self.registered(hook)[name]
+        if self.strict or any(p.origin == origin and p.required for p in self._plugins.values()):
+            raise error
+        self._report(str(error))
+
     def _report(self, problem: str) -> None:
-        self.problems.append(problem)
-        _log.warning("left out: %s", problem)
+        if problem not in self.problems:
+            self.problems.append(problem)
+            _log.warning("left out: %s", problem)
 
     def _add(self, plugin: Plugin) -> Plugin:
         other = self._plugins.get(plugin.name)
@@ -317,7 +331,7 @@ def _guarded(
             answer = function(*args)
         except PluginError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"{origin} failed in {hook}: {describe(error)}") from error
         problem = answer_problem(hook, answer)
         if problem is not None:
@@ -329,7 +343,7 @@ def _guarded(
             return (yield from function(*args))
         except PluginError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"{origin} failed in {hook}: {describe(error)}") from error
 
     return wrap if wrapper else call
@@ -396,5 +410,6 @@ def load_plugins(sources: Sequence[str] = (), *, strict: bool = False) -> Manage
     for source in sources:
         manager.load(source)
     if strict:
+        manager.strict = True
         manager.require_all()
     return manager

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rtl_continual.backbones import BackboneConfig, backbone_config_class, backbone_names
+from rtl_continual.registry import sound
 from rtl_continual.routing import router_config_class, router_names
 from rtl_continual.runs._scenario import ScenarioHead
 from rtl_continual.runs.methods import METHODS, method_class
@@ -42,19 +43,19 @@ def scenario_schema() -> dict[str, Any]:
         part["type"] = ["object", "null"]
         return part
 
-    methods = {name: method(name) for name in sorted(METHODS)}
-    plain = [name for name in backbone_names() if backbone_config_class(name) is BackboneConfig]
+    methods = dict(sound("register_methods", sorted(METHODS), method))
+    backbones = sound("register_backbones", backbone_names(), backbone_config_class)
     backbone = section(BackboneConfig)
-    backbone["properties"]["name"]["enum"] = plain
-    own = [(name, backbone_config_class(name)) for name in backbone_names() if name not in plain]
+    backbone["properties"]["name"]["enum"] = [n for n, c in backbones if c is BackboneConfig]
+    own = [(name, config) for name, config in backbones if config is not BackboneConfig]
     if own:
         more = choice(own)
         backbone = {"oneOf": [backbone, *more.get("oneOf", [more])]}
     schema["properties"] |= {
-        "stream": choice((name, stream_config_class(name)) for name in stream_names()),
+        "stream": choice(sound("register_streams", stream_names(), stream_config_class)),
         "backbone": backbone,
         "tickets": section(TicketConfig),
-        "router": choice((name, router_config_class(name)) for name in router_names()),
+        "router": choice(sound("register_routers", router_names(), router_config_class)),
         "methods": {
             "type": "object",
             "minProperties": 1,

@@ -105,6 +105,9 @@ def subjects_of(manager: Manager, name: str) -> list[Subject]:
                     found.append(Subject(_SUITES[hook][0].kind, registered))
     plugins = {plugin.name for plugin in manager.plugins}
     if not known and name not in plugins:
+        for problem in manager.problems:
+            if problem.startswith(f"plugin '{name}' ") or f" ({name} " in problem:
+                raise PluginError(problem)
         raise PluginError(unknown_name("plugin", name, names | plugins))
     return found
 

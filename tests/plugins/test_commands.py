@@ -91,6 +91,13 @@ def test_check_passes_what_conforms_and_fails_what_does_not(rtl: Run, manager: M
     assert (failed["kind"], failed["property"]) == ("router", "counts_its_cost")
 
 
+def test_check_of_a_broken_plugin_says_why(rtl: Run, manager: Manager) -> None:
+    manager.problems.append("plugin 'bad' (rtl-bad 0.3) cannot be loaded: for a reason")
+    for name in ("bad", "rtl-bad"):
+        code, _, err = rtl("plugins", "check", name)
+        assert (code, err) == (2, "plugin 'bad' (rtl-bad 0.3) cannot be loaded: for a reason\n")
+
+
 def test_check_of_nothing_names_the_nearest(rtl: Run) -> None:
     code, _, err = rtl("plugins", "check", "built-inn")
     assert code == 2
@@ -159,10 +166,10 @@ def test_new_overwrites_nothing(tmp_path: Path) -> None:
 def test_tests_of_new_packages_pass(tmp_path: Path) -> None:
     # One process for all: each would import torch anew.
     folders = [write_skeleton(f"my-{kind}", kind, tmp_path / kind)[0] for kind in KINDS]
+    paths = " ".join(folder.name for folder in folders)
     (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     done: Any = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *KINDS]
-        + ["-o", f"pythonpath={' '.join(folder.name for folder in folders)}"],
+        [sys.executable, "-m", "pytest", "-q", *KINDS, "-o", f"pythonpath={paths}"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -170,4 +177,5 @@ def test_tests_of_new_packages_pass(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed and int(passed[1]) >= 2 * len(KINDS)
+    assert passed
+    assert int(passed[1]) >= 2 * len(KINDS)

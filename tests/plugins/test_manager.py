@@ -28,6 +28,7 @@ from rtl_continual.routing import (
     router_names,
     router_origin,
 )
+from rtl_continual.runs import scenario_schema
 
 from .conftest import MeanConfig, MeanRouter, values_of
 
@@ -210,6 +211,7 @@ def test_installed_plugins_are_found(manager: Manager, install: Callable[..., No
     [
         ("raise RuntimeError('half installed')", "cannot be loaded: RuntimeError: half installed"),
         ("import no_such_thing", "cannot be loaded: ModuleNotFoundError"),
+        ("import sys; sys.exit(0)", "cannot be loaded: SystemExit: 0"),
         (GOOD.replace("register_", "regisster_"), "unknown hook 'regisster_sparsity_schedules'"),
         (GOOD.replace("return", "return 1 /"), "failed in register_sparsity_schedules: TypeError"),
         (GOOD.replace('"good"', '"cubic"'), "'cubic' is registered twice"),
@@ -228,6 +230,23 @@ def test_a_broken_plugin_is_reported_and_the_others_live(
     assert message in manager.problems[0]
     with pytest.raises(PluginError, match=r"rtl-bad 0\.3"):
         load_plugins(strict=True)
+
+
+@pytest.mark.parametrize("value", ["3", '"no_such_module:Thing"'])
+@pytest.mark.parametrize("kind", ["routers", "sparsity_schedules", "methods", "backbones"])
+def test_a_broken_registration_leaves_the_schema_to_the_others(
+    manager: Manager, install: Callable[..., None], kind: str, value: str
+) -> None:
+    code = GOOD.replace("sparsity_schedules", kind)
+    install("rtl-bad", "0.3", code.replace('"somewhere:Good"', value))
+    manager.load_entry_points()
+    assert "good" not in str(scenario_schema())
+    (problem,) = manager.problems
+    assert problem.startswith("plugin 'rtl-bad' (rtl-bad 0.3) registers")
+    manager.problems.clear()
+    load_plugins(strict=True)
+    with pytest.raises(PluginError, match=r"rtl-bad 0\.3"):
+        scenario_schema()
 
 
 def test_an_entry_point_without_its_module_is_reported(
