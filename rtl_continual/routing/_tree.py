@@ -10,7 +10,7 @@ import torch
 
 __all__ = ["PointTree"]
 
-_ENTRY = 12
+_ENTRY = 20
 """A search begins at the lowest level with at most so many times the root of the points' number."""
 
 _ROUNDS = 4

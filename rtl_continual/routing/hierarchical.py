@@ -32,12 +32,12 @@ class HierarchicalRouterConfig(CentroidConfig):
         None,
         ge=1,
         description="branches followed on each level: more cost more and miss less; null takes "
-        "0.75 times the number of tickets to the power of 0.3 (12 for 10,000, 24 for 100,000)",
+        "the number of tickets to the power of 0.3 (16 for 10,000, 32 for 100,000)",
     )
     candidates: int = Field(
         8, ge=2, description="tickets that the tree proposes to the exact comparison"
     )
-    branching: int = Field(64, ge=8, description="children of a node at most")
+    branching: int = Field(32, ge=8, description="children of a node at most")
     coarse_share: float = Field(
         0.95,
         gt=0,
@@ -126,7 +126,7 @@ class HierarchicalRouter(CentroidRouter):
 
     def _count_beam(self) -> None:
         given = self.config.beam
-        self._beam = max(4, round(0.75 * self.num_tickets**0.3)) if given is None else given
+        self._beam = max(4, round(self.num_tickets**0.3)) if given is None else given
 
     def _plant(self) -> None:
         assert self._points is not None
