@@ -47,8 +47,8 @@ class CentroidRouter(Router):
     metric_kind: ClassVar[Literal["full", "diagonal"]] = "full"
     settled: ClassVar[int] = 1024
 
-    def __init__(self, config: CentroidConfig) -> None:
-        self.config = config
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
         self._reset()
 
     def _reset(self) -> None:

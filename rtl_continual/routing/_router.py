@@ -66,11 +66,17 @@ class Router(ABC):
 
     A router is built from its options alone, ``RouterClass(config)``, keeps them as ``config``,
     and knows no ticket then.
+
+    Args:
+        config: options, an instance of ``config_class``; default: all at their defaults.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type[BaseModel]]
     config: Any
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = config if config is not None else self.config_class()
 
     @property
     @abstractmethod

@@ -77,9 +77,10 @@ class FlatRouter(Router):
 
     name: ClassVar[str] = "flat"
     config_class: ClassVar[type[BaseModel]] = FlatRouterConfig
+    config: FlatRouterConfig
 
     def __init__(self, config: FlatRouterConfig | None = None) -> None:
-        self.config: FlatRouterConfig = config or FlatRouterConfig()
+        super().__init__(config)
         self._mixtures: Sequence[FeatureMixture] = ()
         self._weight, self._bias = Rows(torch.zeros(0, 0)), Rows(torch.zeros(0))
         self._metric: WithinMetric | None = None

@@ -81,14 +81,10 @@ class HierarchicalRouter(CentroidRouter):
     config_class: ClassVar[type[BaseModel]] = HierarchicalRouterConfig
     config: HierarchicalRouterConfig
 
-    def __init__(self, config: HierarchicalRouterConfig | None = None) -> None:
-        self._tree: PointTree | None = None
-        self._beam = 0
-        super().__init__(config or HierarchicalRouterConfig())
-
     def _reset(self) -> None:
         super()._reset()
-        self._tree = None
+        self._tree: PointTree | None = None
+        self._beam = 0
 
     def _settled(self) -> int:
         # Once there is a tree, a new metric would mean a new tree.

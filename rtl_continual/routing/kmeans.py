@@ -52,9 +52,6 @@ class KMeansRouter(CentroidRouter):
     metric_kind: ClassVar[Literal["full", "diagonal"]] = "diagonal"
     config: KMeansRouterConfig
 
-    def __init__(self, config: KMeansRouterConfig | None = None) -> None:
-        super().__init__(config or KMeansRouterConfig())
-
     def describe(
         self, ticket: int, statistics: FeatureMixture, samples: torch.Tensor | None, *, full: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -54,9 +54,10 @@ class MahalanobisRouter(Router):
 
     name: ClassVar[str] = "mahalanobis"
     config_class: ClassVar[type[BaseModel]] = MahalanobisRouterConfig
+    config: MahalanobisRouterConfig
 
     def __init__(self, config: MahalanobisRouterConfig | None = None) -> None:
-        self.config: MahalanobisRouterConfig = config or MahalanobisRouterConfig()
+        super().__init__(config)
         self._reset()
 
     def _reset(self) -> None:

@@ -39,9 +39,6 @@ class PrototypeRouter(CentroidRouter):
     config_class: ClassVar[type[BaseModel]] = PrototypeRouterConfig
     metric_kind: ClassVar[Literal["full", "diagonal"]] = "diagonal"
 
-    def __init__(self, config: PrototypeRouterConfig | None = None) -> None:
-        super().__init__(config or PrototypeRouterConfig())
-
     def describe(
         self, ticket: int, statistics: FeatureMixture, samples: torch.Tensor | None, *, full: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
