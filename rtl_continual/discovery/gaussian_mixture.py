@@ -152,15 +152,14 @@ def _confirmed(answers: Sequence[np.ndarray]) -> np.ndarray:
     """The answer with most groups that another one confirms.
 
     A cut through one domain falls somewhere else in each fit, a border between two does not. Of
-    equals the one that most others confirm, then the one that all agree with most. If no two
-    answers agree, the last counts alone.
+    equals the one that most others confirm, then the one with more components, which can follow
+    the density more closely. If no two agree, the one that is nearest to all counts.
     """
     order = range(len(answers))
     table = np.array([[adjusted_rand_score(a, b) for b in answers] for a in answers])
     support = (table >= AGREED).sum(axis=1)
-    agreement = table.sum(axis=1).round(6)
-    found = [i for i in order if support[i] > 1] or [int(agreement.argmax())]
-    return answers[max(found, key=lambda i: (answers[i].max(), support[i], agreement[i], i))]
+    found = [i for i in order if support[i] > 1] or [int(table.sum(axis=1).argmax())]
+    return answers[max(found, key=lambda i: (answers[i].max(), support[i], i))]
 
 
 def _without_small(z: np.ndarray, labels: np.ndarray) -> np.ndarray:

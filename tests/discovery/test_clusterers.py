@@ -14,6 +14,7 @@ from rtl_continual.discovery import (
     clusterer_names,
     find_gap,
 )
+from rtl_continual.discovery.gaussian_mixture import _confirmed
 from rtl_continual.errors import DataError, RTLError
 
 
@@ -162,3 +163,17 @@ def test_groups_without_a_common_class_are_not_told_apart() -> None:
     x[100:] += 20
     assert make("gaussian_mixture").cluster(x, targets).max() == 0
     assert make("gaussian_mixture").cluster(x).max() == 1
+
+
+def test_the_finest_answer_that_another_confirms_counts() -> None:
+    one = np.zeros(120, dtype=np.int64)
+    two = np.repeat([0, 1], 60)
+    almost_two = np.repeat([0, 1], [61, 59])
+    three = np.repeat([0, 1, 2], 40)
+    another_three = np.arange(120) % 3
+    assert _confirmed([one, two, almost_two, three]).max() == 1
+    assert _confirmed([one, one, three, another_three]).max() == 0
+    assert _confirmed([one, two, two, three, three]).max() == 2
+    # No two agree: the one that is nearest to all.
+    assert np.array_equal(_confirmed([another_three, two, three]), two)
+    assert np.array_equal(_confirmed([three]), three)
