@@ -1,11 +1,12 @@
-"""What one ticket is worth on one drawing style: against a probe, and with its head solved.
+"""What tickets are worth on drawing styles: against a probe, and with their heads solved.
 
     rtl data prepare emoji
-    python benchmarks/emoji_ticket.py --style noto --set sparsity=0.5 --set epochs=8
+    python benchmarks/emoji_ticket.py --styles noto,openmoji_black --set norm_share=0
 
-Trains one ticket on the style's training images and prints one JSON with balanced accuracies on its
-validation images: of a linear probe on all weights, of the ticket, and of the ticket with its head
-solved on the features of its final mask. Test images are never opened.
+Trains a ticket on each style's training images, one after the other, with the options of
+`scenarios/emoji.yaml` unless told otherwise, and prints one JSON with balanced accuracies on the
+styles' validation images, each answered by its own ticket: of a linear probe on all weights, and of
+the ticket. Test images are never opened.
 """
 
 from __future__ import annotations
@@ -27,6 +28,20 @@ from rtl_continual.training import TicketConfig, commit_ticket, learn_ticket, so
 
 Weights = dict[str, torch.Tensor]
 
+OPTIONS = {
+    "sparsity": 0.5,
+    "epochs": 4,
+    "score_lr": 0.003,
+    "norm_lr": 0.001,
+    "head_lr": 0.001,
+    "norm_statistics": "fixed",
+    "start": "cold",
+    "head_start": "probe",
+    "head_finish": "probe",
+    "shift": 0,
+}
+"""The ``tickets`` section of ``scenarios/emoji.yaml``."""
+
 
 @torch.no_grad()
 def features(backbone: Backbone, images: ImageSet, weights: Weights) -> torch.Tensor:
@@ -46,7 +61,7 @@ def probe(backbone: Backbone, train: ImageSet, held_out: ImageSet, weights: Weig
         torch.as_tensor(train.targets),
         int(train.targets.max()) + 1,
         loss=F.cross_entropy,
-        weight_decay=0.003,
+        weight_decay=0.01,
         iterations=60,
     )
     return score(held_out, features(backbone, held_out, weights) @ weight.T + bias)
@@ -61,8 +76,8 @@ def score(images: ImageSet, outputs: torch.Tensor) -> float:
 def main() -> None:
     """Parse, train, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--style", default="noto")
-    parser.add_argument("--split", default="stage5")
+    parser.add_argument("--styles", default=",".join(EmojiConfig.all_domains))
+    parser.add_argument("--split", default="stage6")
     parser.add_argument("--size", type=int, default=64, choices=(64, 128))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -71,35 +86,36 @@ def main() -> None:
     options = {
         key: yaml.safe_load(value) for key, _, value in (s.partition("=") for s in given.set)
     }
-    config = TicketConfig.model_validate({"sparsity": 0.5, "epochs": 8, **options})
-    experience = build_stream(EmojiConfig(domains=(given.style,), size=given.size)).experiences[0]
-    train, held_out = experience.train, experience.validation
+    config = TicketConfig.model_validate(OPTIONS | options)
+    styles = tuple(given.styles.split(","))
+    stream = build_stream(EmojiConfig(domains=styles, size=given.size))
     backbone = build_backbone(
         "efficientnet_lite0", weights="package", input_size=given.size, split=given.split
     )
-    bank = TicketBank(backbone, Classification(int(train.targets.max()) + 1))
-    dense = probe(backbone, train, held_out, dict(backbone.body.state_dict()))
-    start = time.process_time()
-    ticket, learner = learn_ticket(bank, train, config, info=TicketInfo("one"), seed=given.seed)
-    spent = time.process_time() - start
-    commit_ticket(bank, ticket, learner)
-    images, _ = held_out.batch(range(len(held_out)))
-    effective = bank.effective_parameters(0)
-    weights = {k.removeprefix("body."): v for k, v in effective.items() if k.startswith("body.")}
-    print(
-        json.dumps(
-            {
-                "style": given.style,
-                "split": backbone.split,
-                "tickets": config.model_dump(mode="json"),
-                "validation_images": len(held_out),
-                "probe_on_all_weights": dense,
-                "ticket": score(held_out, bank.predict(images, ticket_ids=0).outputs),
-                "ticket_with_solved_head": probe(backbone, train, held_out, weights),
-                "seconds_of_processor": round(spent, 1),
-            }
+    bank = TicketBank(backbone, Classification(len(stream.classes)))
+    dense = dict(backbone.body.state_dict())
+    start, probes, tickets = time.process_time(), {}, {}
+    for number, experience in enumerate(stream.experiences):
+        held_out, style = experience.validation, experience.name
+        probes[style] = probe(backbone, experience.train, held_out, dense)
+        ticket, learner = learn_ticket(
+            bank, experience.train, config, info=TicketInfo(style), seed=given.seed
         )
-    )
+        commit_ticket(bank, ticket, learner)
+        images, _ = held_out.batch(range(len(held_out)))
+        tickets[style] = score(held_out, bank.predict(images, ticket_ids=number).outputs)
+    facts = {
+        "split": backbone.split,
+        "seed": given.seed,
+        "tickets": config.model_dump(mode="json", include={*OPTIONS, *options}),
+        "probe": probes,
+        "probe_mean": round(sum(probes.values()) / len(probes), 4),
+        "ticket": tickets,
+        "ticket_mean": round(sum(tickets.values()) / len(tickets), 4),
+        "body_weights_kept": round(bank.union_mask().kept / bank.layout.total, 3),
+        "seconds_of_processor": round(time.process_time() - start, 1),
+    }
+    print(json.dumps(facts))
 
 
 if __name__ == "__main__":
