@@ -143,12 +143,12 @@ def _matrices(results: Mapping[str, Any]) -> list[HeatMap]:
         label: results["methods"][label]["balanced_accuracy_matrix"] for label in results["labels"]
     }
     known = [v for matrix in matrices.values() for row in matrix for v in row if v is not None]
-    low = min(known, default=0.0)
+    low, high = min(known, default=0.0), max(known, default=1.0)
     maps = []
     for label, matrix in matrices.items():
         offline = results["methods"][label]["protocol"] == "offline"
         rows, values = (["offline"], matrix[-1:]) if offline else (stages, matrix)
-        maps.append(_heat(label, "", rows, stream["domains"], values, low=low))
+        maps.append(_heat(label, "", rows, stream["domains"], values, low=low, high=high))
     return maps
 
 
