@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
-from torch.autograd.function import FunctionCtx
 
 from rtl_continual.tickets._mask import Mask, MaskLayout
 
@@ -13,19 +14,38 @@ __all__ = ["MaskScores", "magnitude_scores", "top_scores"]
 
 
 class _StraightThrough(torch.autograd.Function):
-    """``weights * keep`` forward; the gradient reaches the scores as if ``keep`` were the score."""
+    """Each layer's ``weights * keep``; gradients reach the scores as if ``keep`` were the score.
+
+    All layers in one function: their gradients go straight into one flat tensor.
+    """
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, scores: torch.Tensor, weights: torch.Tensor, keep: torch.Tensor
-    ) -> torch.Tensor:
+        ctx: Any,
+        scores: torch.Tensor,
+        weights: torch.Tensor,
+        keep: torch.Tensor,
+        layout: MaskLayout,
+    ) -> tuple[torch.Tensor, ...]:
         ctx.save_for_backward(weights)
-        return weights * keep
+        ctx.layout = layout
+        ctx.set_materialize_grads(False)
+        layers, kept = layout.unflatten(weights), layout.unflatten(keep)
+        return tuple(layers[name] * kept[name] for name in layers)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (weights,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad * weights, None, None
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        (weights,) = ctx.saved_tensors
+        flat = torch.empty_like(weights)
+        layers = ctx.layout.unflatten(weights).values()
+        for grad, layer, out in zip(
+            grads, layers, ctx.layout.unflatten(flat).values(), strict=True
+        ):
+            if grad is None:
+                out.zero_()
+            else:
+                torch.mul(grad, layer, out=out)
+        return flat, None, None, None
 
 
 def magnitude_scores(layout: MaskLayout, weights: torch.Tensor) -> torch.Tensor:
@@ -75,10 +95,13 @@ def top_scores(
     if sum(least) > budget:
         least = [1] * len(least)
     # Finite, so that what is set to infinity below comes first; `finish` tells of divergence.
-    ranked = scores.detach().nan_to_num(nan=torch.finfo(scores.dtype).min)
+    ranked = scores.detach()
+    if not ranked.sum().isfinite():
+        ranked = ranked.nan_to_num(nan=torch.finfo(scores.dtype).min)
     while True:
         keep = _largest(ranked, budget)
-        kept = torch.stack([part.sum() for part in keep.split(sizes)]).tolist()
+        # Torch counts booleans many times faster than it sums them.
+        kept = torch.stack([part.count_nonzero() for part in keep.split(sizes)]).tolist()
         short = [
             i for i, (count, wanted) in enumerate(zip(kept, least, strict=True)) if count < wanted
         ]
@@ -99,9 +122,10 @@ def _largest(values: torch.Tensor, count: int) -> torch.Tensor:
         threshold = torch.from_numpy(np.partition(values.numpy(), place)[place : place + 1])
     else:
         threshold = torch.kthvalue(values, place + 1).values
-    keep = values > threshold
-    ties = torch.nonzero(values == threshold).flatten()
-    keep[ties[: count - int(keep.sum())]] = True
+    keep = values >= threshold
+    if too_many := int(keep.count_nonzero()) - count:
+        ties = torch.nonzero(values == threshold).flatten()
+        keep[ties[len(ties) - too_many :]] = False
     return keep
 
 
@@ -155,8 +179,8 @@ class MaskScores(nn.Module):
 
     def effective(self) -> dict[str, torch.Tensor]:
         """The masked weights by name, differentiable with respect to the scores."""
-        flat = _StraightThrough.apply(self.scores, self.weights, self.keep)
-        return self.layout.unflatten(flat)
+        layers = _StraightThrough.apply(self.scores, self.weights, self.keep, self.layout)
+        return dict(zip(self.layout.shapes, layers, strict=True))
 
     def mask(self) -> Mask:
         """The current mask, packed."""

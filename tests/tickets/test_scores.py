@@ -152,3 +152,24 @@ def test_scores_are_learned_and_weights_are_not(scores: MaskScores) -> None:
     assert [name for name, _ in scores.named_parameters()] == ["scores"]
     assert not scores.weights.requires_grad
     assert scores.mask().sparsity == 0
+
+
+def test_gradients_reach_kept_and_dropped_weights_and_layers_that_are_not_used() -> None:
+    layout = MaskLayout({"a": (2, 2), "b": (3, 1), "c": (1, 2)})
+    weights = torch.arange(1.0, 10.0)
+    scores = MaskScores(layout, weights, torch.arange(9.0), floor=0.0)
+    scores.binarise(0.5)
+    values = scores.effective()
+    (2 * values["a"].sum() + (values["c"] * torch.tensor([[3.0, 4.0]])).sum()).backward()
+    assert scores.scores.grad is not None
+    assert scores.scores.grad.tolist() == [2, 4, 6, 8, 0, 0, 0, 24, 36]
+    assert torch.equal(
+        torch.cat([t.detach().flatten() for t in values.values()]) != 0, scores.keep > 0
+    )
+
+
+def test_infinite_scores_cannot_keep_a_layer_from_its_floor() -> None:
+    layout = MaskLayout({"high": (50, 1), "low": (50, 1)})
+    scores = torch.cat([torch.full((50,), torch.inf), torch.zeros(50)])
+    keep = layout.unflatten(top_scores(scores, layout, 0.8, 0.5))
+    assert {name: int(part.sum()) for name, part in keep.items()} == {"high": 15, "low": 5}
