@@ -33,6 +33,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     line.add_argument("--quick", action="store_true", help="smaller sizes, five rounds")
+    line.add_argument("--rounds", type=int, help=f"default {ROUNDS}, quick 5")
     line.add_argument("--threads", type=int, default=1, help="of torch; default 1")
     line.add_argument("--device", default="cpu", help="cpu or cuda; default cpu")
     return line
@@ -50,7 +51,7 @@ class Report:
         torch.set_num_threads(options.threads)
         torch.manual_seed(0)
         self.name = name
-        self.rounds = 5 if options.quick else ROUNDS
+        self.rounds = options.rounds or (5 if options.quick else ROUNDS)
         self.options = options
         self.ratios: dict[str, dict[str, Any]] = {}
         self.values: dict[str, dict[str, Any]] = {}

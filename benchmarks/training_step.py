@@ -7,6 +7,7 @@ one new mask with one ticket step. ``strategy`` compares the Avalanche strategy 
 with a bare loop over the same learner.
 
 Usage: python benchmarks/training_step.py [--quick] [--threads N] [--device cuda] [--models A,B]
+    [--batch N] [--no-strategy]
 """
 
 from __future__ import annotations
@@ -158,13 +159,16 @@ def measure_strategy(report: Report) -> None:
 def main() -> None:
     """Run it."""
     line = parser(__doc__)
-    line.add_argument("--models", help="names, separated by commas")
+    line.add_argument("--models", help="names, separated by commas; none: the strategy alone")
+    line.add_argument("--batch", type=int, help="images per step; default 32, quick 16")
+    line.add_argument("--no-strategy", action="store_true", help="leave the strategy out")
     options = line.parse_args()
     report = Report("training_step", options)
     models = options.models or ("glyphnet,resnet18" if options.quick else ",".join(PIXELS))
-    for name in models.split(","):
-        measure_model(report, name, 16 if options.quick else 32)
-    measure_strategy(report)
+    for name in models.split(",") if models != "none" else ():
+        measure_model(report, name, options.batch or (16 if options.quick else 32))
+    if not options.no_strategy:
+        measure_strategy(report)
     report.finish()
 
 

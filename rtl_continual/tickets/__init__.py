@@ -34,7 +34,7 @@ from rtl_continual.tickets._similarity import (
     similarity_matrix,
     similarity_scores,
 )
-from rtl_continual.tickets._skeleton import Skeleton
+from rtl_continual.tickets._skeleton import CompiledSkeleton, Skeleton
 from rtl_continual.tickets._structured import UnitScores
 from rtl_continual.tickets._ticket import Ticket, TicketInfo
 from rtl_continual.tickets._units import UnitGroup, find_units
@@ -42,6 +42,7 @@ from rtl_continual.tickets._units import UnitGroup, find_units
 __all__ = [
     "BUILT_IN_EXECUTORS",
     "BUILT_IN_SCHEDULES",
+    "CompiledSkeleton",
     "CubicSchedule",
     "CubicScheduleConfig",
     "Executor",

@@ -11,7 +11,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-__all__ = ["Pool", "Skeleton"]
+from rtl_continual.errors import RTLError
+
+__all__ = ["CompiledSkeleton", "Pool", "Skeleton"]
 
 T = TypeVar("T")
 
@@ -81,6 +83,45 @@ class Skeleton:
                 own, everywhere = self._places[name]
                 for places, key in everywhere:
                     places[key] = own
+
+
+class CompiledSkeleton(Skeleton):
+    """A skeleton whose calls go through ``torch.compile``; equal up to rounding.
+
+    The first call compiles, for a minute or more, and so does the first one of another mode.
+
+    Args:
+        module: stays as it is.
+
+    Raises:
+        RTLError: if there is no C++ compiler.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        _check_compiler()
+
+        def run(values: dict[str, torch.Tensor], args: tuple[Any, ...]) -> Any:
+            return torch.func.functional_call(self.module, values, args)
+
+        self._run = torch.compile(run)
+
+    def __call__(self, values: Mapping[str, torch.Tensor], *args: Any) -> Any:
+        """See :meth:`Skeleton.__call__`."""
+        return self._run(dict(values), args)
+
+
+def _check_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise RTLError(
+            "torch.compile needs a C++ compiler, and none is here: install g++ or clang, or set "
+            "tickets.compile to false"
+        ) from error
 
 
 class Pool(Generic[T]):

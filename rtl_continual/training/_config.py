@@ -110,6 +110,16 @@ class TicketConfig(BaseModel):
     flip: bool = Field(
         False, description="training mirrors half of the trunk activation maps, left to right"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the body's arithmetic in training. bfloat16: autocast; faster where the "
+        "hardware has it. Scores, norms, head and the finished ticket stay float32",
+    )
+    compile: bool = Field(
+        False,
+        description="run the body through torch.compile in training: a minute or more at the "
+        "start for steps that are some percent faster; needs a C++ compiler",
+    )
     cache_bytes: int = Field(
         2 * 2**30, ge=0, description="keep the data's trunk activations in memory up to this size"
     )

@@ -13,6 +13,7 @@ from torch import nn
 from rtl_continual.errors import DataError
 from rtl_continual.routing import FeatureMixture, FlatRouter, GateLearner
 from rtl_continual.tickets import (
+    CompiledSkeleton,
     Mask,
     MaskScores,
     Skeleton,
@@ -70,7 +71,7 @@ class TicketLearner:
         self.steps_done = 0
         body = bank.backbone.body
         # Its batch norms are set to training mode, and other threads may be predicting.
-        self._body = Skeleton(body)
+        self._body = CompiledSkeleton(body) if config.compile else Skeleton(body)
         device = bank.backbone.mean.device
         weights = bank.layout.flatten(dict(body.named_parameters())).detach()
         initial, floor = self._initial_scores(weights), config.layer_floor
@@ -201,7 +202,11 @@ class TicketLearner:
     ) -> torch.Tensor:
         values = {**self.scores.effective(), **norm}
         with batch_norm_mode(self._body.module, training and self._own_statistics):
-            return self._body(values, activation)
+            if self.config.precision == "float32":
+                return self._body(values, activation)
+            with torch.autocast(activation.device.type, dtype=torch.bfloat16):
+                features: torch.Tensor = self._body(values, activation)
+            return features.float()
 
     def loss(
         self, outputs: torch.Tensor, targets: torch.Tensor, features: torch.Tensor | None = None
