@@ -46,7 +46,7 @@ from rtl_continual.training._relaxation import (
     StopPolicyConfig,
     build_relaxation_policy,
 )
-from rtl_continual.training._start import choose_parent, choose_start
+from rtl_continual.training._start import choose_parent, choose_start, trial_losses
 from rtl_continual.training._watch import CollapseWatch, OnCollapse, watch_collapse
 
 __all__ = [
@@ -99,5 +99,6 @@ __all__ = [
     "start_learners",
     "steps_per_epoch",
     "take_turns",
+    "trial_losses",
     "watch_collapse",
 ]

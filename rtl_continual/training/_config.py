@@ -97,7 +97,10 @@ class TicketConfig(BaseModel):
         None, description="watch for collapse while pruning, and relax the target; null: do not"
     )
     sparsity_weight: float = Field(
-        0.0, ge=0, description="weight of the sparsity regulariser (mean of the scores' sigmoids)"
+        3.0,
+        ge=0,
+        description="weight of the sparsity regulariser (mean of the scores' sigmoids): scores "
+        "that the data do not hold up sink, so that tickets share more of their weights; 0 is off",
     )
     gate_weight: float = Field(1.0, ge=0, description="weight of the gate's loss in joint training")
     mixture_components: int = Field(4, ge=1, description="Gaussians that summarise router features")

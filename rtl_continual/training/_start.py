@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from rtl_continual.tickets import Ticket, TicketBank
@@ -12,7 +14,7 @@ from rtl_continual.training._head_start import HasActivations, start_head
 from rtl_continual.training._learner import TicketLearner
 from rtl_continual.training._norm import estimate_norm
 
-__all__ = ["choose_parent", "choose_start"]
+__all__ = ["choose_parent", "choose_start", "trial_losses"]
 
 _HELD_OUT = 5
 """One sample in so many judges a trial."""
@@ -53,42 +55,54 @@ def choose_start(
         seed: of everything random in the trials.
     """
     parent = None if config.start == "cold" else choose_parent(bank, cache)
-    epochs, count = int(config.start_trial * config.epochs), len(cache.targets)
-    if parent is None or not epochs or count < 2 * _HELD_OUT:
+    epochs = int(config.start_trial * config.epochs)
+    if parent is None or not epochs or len(cache.targets) < 2 * _HELD_OUT:
         return parent
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    held, kept = order[: count // _HELD_OUT], order[count // _HELD_OUT :]
-    warm, cold = (
-        _trial_loss(bank, cache, config, start, epochs, kept, held, seed)
-        for start in (parent, None)
-    )
+    warm, cold = trial_losses(bank, cache, config, [parent, None], epochs=epochs, seed=seed)
     return parent if warm <= cold else None
 
 
-def _trial_loss(
+def trial_losses(
     bank: TicketBank,
     cache: HasActivations,
     config: TicketConfig,
-    parent: Ticket | None,
+    starts: Sequence[Ticket | None],
+    *,
     epochs: int,
-    kept: torch.Tensor,
-    held: torch.Tensor,
     seed: int,
-) -> float:
-    """Loss on the samples held out, of a ticket trained on the others for some epochs."""
+) -> list[float]:
+    """What each start comes to in a few epochs: mean task loss on the samples held out.
+
+    Args:
+        bank: what is known; not changed.
+        cache: at least ten samples.
+        config: options.
+        starts: tickets to start from; ``None`` is a cold start.
+        epochs: passes over the four fifths that are trained on.
+        seed: of the split and everything random in training.
+    """
+    order = torch.randperm(len(cache.targets), generator=torch.Generator().manual_seed(seed))
+    held, kept = order.tensor_split([len(order) // _HELD_OUT])
     steps = epochs * steps_per_epoch(len(kept), config.batch_size)
-    learner = TicketLearner(bank, config, total_steps=steps, seed=seed, parent=parent)
-    start_head(learner, cache)
-    balance_classes(learner, cache)
-    for epoch in range(epochs):
-        for index in epoch_batches(len(kept), config.batch_size, seed, epoch):
-            activation, _, targets = cache.batch(kept[index])
-            learner.step(activation, targets)
-    estimate_norm(learner, cache)
-    with torch.no_grad():
-        total = 0.0
-        for index in held.split(256):
-            activation, _, targets = cache.batch(index)
-            outputs = learner.forward(activation, training=False)
-            total += float(bank.task.loss(outputs, targets)) * len(index)
-    return total / len(held)
+    losses = []
+    for start in starts:
+        learner = TicketLearner(bank, config, total_steps=steps, seed=seed, parent=start)
+        start_head(learner, cache)
+        balance_classes(learner, cache)
+        for epoch in range(epochs):
+            for index in epoch_batches(len(kept), config.batch_size, seed, epoch):
+                activation, _, targets = cache.batch(kept[index])
+                learner.step(activation, targets)
+        estimate_norm(learner, cache)
+        losses.append(_mean_loss(learner, cache, held))
+    return losses
+
+
+@torch.no_grad()
+def _mean_loss(learner: TicketLearner, cache: HasActivations, rows: torch.Tensor) -> float:
+    total = 0.0
+    for index in rows.split(256):
+        activation, _, targets = cache.batch(index)
+        outputs = learner.forward(activation, training=False)
+        total += float(learner.bank.task.loss(outputs, targets)) * len(index)
+    return total / len(rows)

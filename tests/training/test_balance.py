@@ -32,7 +32,8 @@ def test_the_offset_is_the_logarithm_of_the_frequency(
 ) -> None:
     data = long_tail(make_data())
     cache = TrunkCache(bank, data, 10**8)
-    learner = TicketLearner(bank, TicketConfig(class_balance=2.0), total_steps=5, seed=0)
+    options = TicketConfig(class_balance=2.0, sparsity_weight=0)
+    learner = TicketLearner(bank, options, total_steps=5, seed=0)
     balance_classes(learner, cache)
     share = torch.tensor([24, 12, 2, 0.5]) / 38
     assert learner.logit_offset is not None

@@ -132,7 +132,7 @@ def test_a_scheduler_may_set_the_rates(bank: TicketBank, cache: TrunkCache) -> N
 
 def test_weights_of_the_losses(bank: TicketBank, cache: TrunkCache) -> None:
     activation, features, targets = batch_of(cache, 0)
-    plain = start(bank, cache, gate_weight=0.0)
+    plain = start(bank, cache, gate_weight=0.0, sparsity_weight=0.0)
     assert plain.gate is None
     outputs = plain.forward(activation)
     task = plain.loss(outputs, targets, features)
@@ -140,7 +140,7 @@ def test_weights_of_the_losses(bank: TicketBank, cache: TrunkCache) -> None:
     sparse = start(bank, cache, gate_weight=0.0, sparsity_weight=3.0)
     extra = 3.0 * sparse.scores.scores.sigmoid().mean()
     torch.testing.assert_close(sparse.loss(outputs, targets, features), task + extra)
-    gated = start(bank, cache, gate_weight=2.0)
+    gated = start(bank, cache, gate_weight=2.0, sparsity_weight=0.0)
     with torch.no_grad():
         gated.gate.loss = lambda features, group: features.sum()  # type: ignore[method-assign, union-attr]
     torch.testing.assert_close(gated.loss(outputs, targets, features), task + 2 * features.sum())
