@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import ClassVar, Protocol, cast
 
@@ -18,7 +18,7 @@ from rtl_continual.streams._compose import arrival_times, class_weights, take_co
 from rtl_continual.streams._stream import ArraySet, Experience, Stream
 from rtl_continual.streams._visits import arrange_visits, with_burst
 
-__all__ = ["RenderedConfig", "RenderedImages", "arrange", "load_rendered"]
+__all__ = ["DomainImages", "RenderedConfig", "RenderedImages", "arrange", "load_rendered"]
 
 LIBRARIES = ("matplotlib", "numpy", "pillow", "scikit-learn")
 """What the pixels depend on beside our code."""
@@ -46,6 +46,16 @@ class RenderedImages(Protocol):
 
     @property
     def order(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class DomainImages:
+    """One domain's images, in memory; see :class:`RenderedImages`."""
+
+    images: np.ndarray
+    targets: np.ndarray
+    held_out: np.ndarray
+    order: np.ndarray
 
 
 class RenderedConfig(BaseModel):

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -46,7 +45,7 @@ from rtl_continual.streams._emoji_archives import (
 )
 from rtl_continual.streams._emoji_draw import draw, load_rasteriser
 from rtl_continual.streams._prepare import Progress
-from rtl_continual.streams._rendered import RenderedConfig, arrange
+from rtl_continual.streams._rendered import DomainImages, RenderedConfig, arrange
 from rtl_continual.streams._stream import Stream
 from rtl_continual.streams._verify import VerifyReport, finding
 
@@ -87,16 +86,6 @@ class EmojiConfig(RenderedConfig):
             if name not in cls.all_classes:
                 raise ValueError(unknown_name("class", name, cls.all_classes))
         return classes and tuple(name for name in cls.all_classes if name in classes)
-
-
-@dataclass(frozen=True)
-class _Images:
-    """One style's images; see :class:`RenderedImages`."""
-
-    images: np.ndarray
-    targets: np.ndarray
-    held_out: np.ndarray
-    order: np.ndarray
 
 
 def prepare_emoji(config: EmojiConfig, progress: Progress | None = None) -> None:
@@ -156,7 +145,7 @@ def build_emoji(config: EmojiConfig) -> Stream:
     rows = targets >= 0
     held_out, order = split_by_concept(arrays["targets"], arrays["concepts"], config.seed)
     styles = {
-        style: _Images(arrays[style][rows], targets[rows], held_out[rows], order[rows])
+        style: DomainImages(arrays[style][rows], targets[rows], held_out[rows], order[rows])
         for style in facts.STYLES
     }
     return arrange(styles, content, config, classes=kept)

@@ -11,7 +11,6 @@ Each image is a draw of its own and belongs to one part; the fonts occur in ever
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,7 +18,7 @@ from pydantic import Field
 
 from rtl_continual.streams._glyphs import FONTS, SIZE
 from rtl_continual.streams._render import print_character
-from rtl_continual.streams._rendered import RenderedConfig, arrange, load_rendered
+from rtl_continual.streams._rendered import DomainImages, RenderedConfig, arrange, load_rendered
 from rtl_continual.streams._stream import Stream
 
 __all__ = ["GlyphsConfig", "build_glyphs"]
@@ -58,16 +57,6 @@ class GlyphsConfig(RenderedConfig):
     )
 
 
-@dataclass(frozen=True)
-class _Images:
-    """One domain's images; see :class:`RenderedImages`."""
-
-    images: np.ndarray
-    targets: np.ndarray
-    held_out: np.ndarray
-    order: np.ndarray
-
-
 def build_glyphs(config: GlyphsConfig) -> Stream:
     """Print the stream, or load it from the cache folder.
 
@@ -81,7 +70,7 @@ def build_glyphs(config: GlyphsConfig) -> Stream:
     arrays, content = load_rendered(stem, lambda: {"printed": _print(config.seed)})
     targets = np.arange(len(CLASSES)).repeat(PER_CLASS)
     place = np.tile(np.arange(PER_CLASS), len(CLASSES))
-    printed = _Images(arrays["printed"], targets, place < HELD_OUT, place)
+    printed = DomainImages(arrays["printed"], targets, place < HELD_OUT, place)
     return arrange({"printed": printed}, content, config)
 
 

@@ -25,14 +25,13 @@ Robustness to Common Corruptions and Perturbations".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image, ImageFilter
 from pydantic import Field
 
-from rtl_continual.streams._rendered import RenderedConfig, arrange, load_rendered
+from rtl_continual.streams._rendered import DomainImages, RenderedConfig, arrange, load_rendered
 from rtl_continual.streams._stream import Stream
 
 __all__ = ["PhotosConfig", "build_photos"]
@@ -66,16 +65,6 @@ class PhotosConfig(RenderedConfig):
     )
 
 
-@dataclass(frozen=True)
-class _Images:
-    """One domain's images; see :class:`RenderedImages`."""
-
-    images: np.ndarray
-    targets: np.ndarray
-    held_out: np.ndarray
-    order: np.ndarray
-
-
 def build_photos(config: PhotosConfig) -> Stream:
     """Draw the stream, or load it from the cache folder.
 
@@ -90,7 +79,7 @@ def build_photos(config: PhotosConfig) -> Stream:
     targets = np.arange(len(CLASSES)).repeat(PER_CLASS)
     place = np.tile(np.arange(PER_CLASS), len(CLASSES))
     domains = {
-        domain: _Images(arrays[domain], targets, place < HELD_OUT, place) for domain in DOMAINS
+        domain: DomainImages(arrays[domain], targets, place < HELD_OUT, place) for domain in DOMAINS
     }
     return arrange(domains, content, config)
 
