@@ -229,7 +229,9 @@ class _Fetched(ImageSet):
         self._check = check
 
     def batch(self, indices: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        samples = [self.loader.dataset[int(i)] for i in indices]
+        dataset, wanted = self.loader.dataset, [int(i) for i in indices]
+        fetch = getattr(dataset, "__getitems__", None)
+        samples = fetch(wanted) if fetch is not None else [dataset[i] for i in wanted]
         batch = self.loader.collate_fn(samples)
         self._check(batch)
         return batch[0], batch[1]

@@ -89,8 +89,9 @@ def test_a_strategy_fetches_batches(
 ) -> None:
     strategy = make(train_epochs=1, train_mb_size=10)
     strategy.train(benchmark_.train_stream)
-    # The first sample alone to see what it is, all for the router, then two batches.
-    assert [len(r) for r in counting.requests] == [1, 20, 10, 10]
+    # The first sample alone to see what it is, all for the router, two batches, and all again for
+    # the running statistics of the final mask.
+    assert [len(r) for r in counting.requests] == [1, 20, 10, 10, 20]
 
 
 def test_transforms_columns_and_concatenations_fall_back(
