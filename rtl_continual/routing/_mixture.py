@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Mapping
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 
 from rtl_continual.errors import DataError
 
@@ -99,6 +97,10 @@ class FeatureMixture:
             weights, means = torch.ones(1, dtype=torch.float64), z
             covariances = torch.eye(z.shape[1], dtype=torch.float64)[None]
         else:
+            # Imported where it is needed: whoever opens a bank to predict fits nothing.
+            from sklearn.exceptions import ConvergenceWarning
+            from sklearn.mixture import GaussianMixture
+
             model = GaussianMixture(k, reg_covar=ridge, random_state=seed, max_iter=200)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)

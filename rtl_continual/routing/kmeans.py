@@ -7,8 +7,6 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from rtl_continual.routing._centroids import CentroidConfig, CentroidRouter
 from rtl_continual.routing._mixture import FeatureMixture
@@ -62,6 +60,10 @@ class KMeansRouter(CentroidRouter):
         else:
             x = samples.detach().cpu().double()
         z = (x - statistics.center) / statistics.scale
+        # Imported where it is needed: whoever opens a bank to predict fits nothing.
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+
         model = KMeans(min(wanted, len(z)), n_init=1, random_state=seed)
         with warnings.catch_warnings():
             # Fewer distinct samples than centroids: some centroids are the same, which is right.

@@ -156,7 +156,7 @@ def test_reload_keeps_the_backbone_and_what_is_in_memory(
     assert service.reload()
     assert (service.version, before.version, len(service), len(before)) == (2, 1, 4, 3)
     assert service.backbone is before.backbone
-    assert list(service._cache) == [1]
+    assert service.prepared == (1,)
     assert torch.equal(
         service.predict(images, ticket_ids=1).outputs, before.predict(images, ticket_ids=1).outputs
     )
