@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,16 @@ from rtl_continual.training import TicketConfig, commit_ticket, learn_ticket
 
 pytestmark = pytest.mark.gpu
 DOMAINS = 3
+
+
+@pytest.fixture(autouse=True)
+def exact() -> Iterator[None]:
+    """As runs have it; and full float32, for outputs are compared with a processor's."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.allow_tf32
+    cudnn.deterministic, cudnn.allow_tf32 = True, False
+    yield
+    cudnn.deterministic, cudnn.allow_tf32 = before
 
 
 def _toy() -> ModuleType:
