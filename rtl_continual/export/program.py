@@ -36,7 +36,8 @@ class ProgramExporterConfig(BaseModel):
 class ProgramExporter(Exporter):
     """Structure and weights: ``torch.export.load(path).module()(images)`` needs torch alone.
 
-    The batch may have any size. The file ``ticket.json`` inside it holds the facts of
+    The batch may have any size. A program runs on a processor, wherever the bank is;
+    ``torch.export.passes.move_to_device_pass`` moves it. The file ``ticket.json`` inside it holds the facts of
     :func:`~rtl_continual.export.describe_ticket`.
     """
 
@@ -56,12 +57,11 @@ class ProgramExporter(Exporter):
         if side is not None and (height, width) != (side, side):
             raise RTLError(f"the backbone takes {height}x{width} pixels, got size {side}")
         images = torch.zeros(
-            (2, spec.channels, height, width),
-            dtype=getattr(torch, self.config.images),
-            device=bank.backbone.mean.device,
+            (2, spec.channels, height, width), dtype=getattr(torch, self.config.images)
         )
+        # A program runs where it was captured, and CUDA's kernels put bounds on the batch.
         program = torch.export.export(
-            TicketNetwork(bank, ticket_id),
+            TicketNetwork(bank, ticket_id).cpu(),
             (images,),
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         )

@@ -259,7 +259,7 @@ class TicketBank:
         """
         values = self.effective_parameters(ticket_id)
         body = {name[5:]: t for name, t in values.items() if name.startswith("body.")}
-        head = copy.deepcopy(self._head)
+        head = copy.deepcopy(self._head).to(self.backbone.mean.device)
         head.load_state_dict({n[5:]: t for n, t in values.items() if n.startswith("head.")})
         slim = slim_body(self.backbone.body, body, find_units(self.backbone.body))
         return nn.Sequential(OrderedDict(body=slim, head=head))
