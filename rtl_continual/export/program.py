@@ -37,8 +37,8 @@ class ProgramExporter(Exporter):
     """Structure and weights: ``torch.export.load(path).module()(images)`` needs torch alone.
 
     The batch may have any size. A program runs on a processor, wherever the bank is;
-    ``torch.export.passes.move_to_device_pass`` moves it. The file ``ticket.json`` inside it holds the facts of
-    :func:`~rtl_continual.export.describe_ticket`.
+    ``torch.export.passes.move_to_device_pass`` moves it. The file ``ticket.json`` inside it holds
+    the facts of :func:`~rtl_continual.export.describe_ticket`.
     """
 
     name: ClassVar[str] = "program"
