@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from rtl_continual.backbones import RecordedBackbone
 from rtl_continual.errors import DataError, RTLError
 from rtl_continual.runs._method import RunContext
 from rtl_continual.runs.methods._dense import DenseConfig, DenseModel, train_dense
@@ -166,12 +168,17 @@ def test_joint_learns_from_every_experience(make_context: MakeContext, stream: S
     assert sum(seen) == 2 * 3 * 49
 
 
-def test_flip_is_drawn_anew_for_each_training_pass_and_never_when_serving(
-    make_context: MakeContext,
+@pytest.mark.parametrize("augmented", [{"flip": True, "shift": 0}, {"shift": 1}])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_augmentation_is_drawn_anew_for_each_training_pass_and_never_when_serving(
+    make_context: MakeContext, augmented: dict[str, Any], *, recorded: bool
 ) -> None:
     backbone = make_context().make_backbone()
-    model = DenseModel(backbone, 3, 0, flip=True)
     images = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8)
+    if recorded:
+        backbone = RecordedBackbone(backbone, images)
+        images = backbone.record(images)
+    model = DenseModel(backbone, 3, 0, **augmented)
     assert torch.equal(model.eval()(images), DenseModel(backbone, 3, 0).eval()(images))
     model.train()
     assert not torch.equal(model(images), model(images))

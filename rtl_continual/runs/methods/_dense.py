@@ -40,9 +40,14 @@ class DenseConfig(MethodConfig):
         0.01, ge=0, description="of weights of rank 2 and more; norms and biases go without"
     )
     shift: int = Field(
-        2, ge=0, description="training moves each image by up to so many pixels; 0 is off"
+        2,
+        ge=0,
+        description="training moves each image by up to so many pixels; 0 is off. With "
+        "record_trunk the trunk's activation maps move instead, by so many of theirs",
     )
-    flip: bool = Field(False, description="training mirrors half of the images, left to right")
+    flip: bool = Field(
+        False, description="training mirrors half of the images (or maps), left to right"
+    )
     norm_statistics: Literal["own", "backbone"] = Field(
         "own", description="what batch norms divide by: each batch's, or always the backbone's"
     )
@@ -55,8 +60,9 @@ class DenseModel(nn.Module):
         backbone: is copied, and stays as it is.
         classes: outputs of the head.
         seed: of the head's first weights and of augmentation.
-        shift: in training, images move by up to so many pixels.
-        flip: in training, half of the images are mirrored.
+        shift: in training, images move by up to so many pixels; of a
+            :class:`~rtl_continual.backbones.RecordedBackbone`, the recorded activation maps do.
+        flip: in training, half of them are mirrored.
         own_statistics: batch norms gather statistics in training; else they keep the backbone's.
     """
 
@@ -76,7 +82,8 @@ class DenseModel(nn.Module):
         self.shift, self._seed, self._calls = shift, seed, 0
         self.network = nn.Sequential(copy.deepcopy(backbone.trunk), copy.deepcopy(backbone.body))
         self.network.requires_grad_(True)
-        self.network[0].requires_grad_(_trains_trunk(backbone))
+        self._takes_images = _takes_images(backbone)
+        self.network[0].requires_grad_(self._takes_images)
         self.network.to(memory_format=torch.channels_last)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -111,17 +118,26 @@ class DenseModel(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, channels, height, width]``."""
         self._check(images)
-        if self.training and (self.shift or self.flip):
-            # A generator of its own per call: a module that holds one cannot be copied.
-            self._calls += 1
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._calls)
-            if self.flip:
-                images = random_flip(images, generator)
-            if self.shift:
-                images = random_shift(images, self.shift, generator)
-        x = self._normalise(images.to(self.device))
-        out: torch.Tensor = self.head(self.network(x.contiguous(memory_format=torch.channels_last)))
+        if self._takes_images:
+            images = self._augment(images)
+        x = self._normalise(images.to(self.device)).contiguous(memory_format=torch.channels_last)
+        x = self.network[0](x)
+        if not self._takes_images:
+            x = self._augment(x)
+        out: torch.Tensor = self.head(self.network[1](x))
         return out
+
+    def _augment(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or x.ndim != 4 or not (self.shift or self.flip):
+            return x
+        # A generator of its own per call: a module that holds one cannot be copied.
+        self._calls += 1
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._calls)
+        if self.flip:
+            x = random_flip(x, generator)
+        if self.shift:
+            x = random_shift(x, self.shift, generator)
+        return x
 
 
 def train_dense(
@@ -198,14 +214,14 @@ def predict_labels(model: DenseModel, images: ImageSet, batch_size: int = 256) -
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
-def _trains_trunk(backbone: Backbone) -> bool:
-    """Whether images cross the trunk in training; records have crossed it before."""
+def _takes_images(backbone: Backbone) -> bool:
+    """Whether images cross the trunk, which is trained then; records have crossed it before."""
     return not isinstance(backbone, RecordedBackbone)
 
 
 def count_trainable(backbone: Backbone) -> int:
     """Weights of a backbone that fine-tuning moves."""
-    part = backbone if _trains_trunk(backbone) else backbone.body
+    part = backbone if _takes_images(backbone) else backbone.body
     return sum(p.numel() for p in part.parameters())
 
 
