@@ -3,7 +3,8 @@
 A figure is a ratio of two things run in turn in one process: each round runs every case once, in
 an order that rotates, and gives one ratio per case. Reported are the median of the rounds' ratios
 and their quartiles. On a processor with one thread the clock counts this process's own time, so
-that other work on the machine adds little; otherwise it is the wall's.
+that other work on the machine adds little; otherwise it is the wall's. On a CUDA device the clock
+waits for all work before it is read.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     line.add_argument("--quick", action="store_true", help="smaller sizes, five rounds")
     line.add_argument("--rounds", type=int, help=f"default {ROUNDS}, quick 5")
     line.add_argument("--threads", type=int, default=1, help="of torch; default 1")
-    line.add_argument("--device", default="cpu", help="cpu or cuda; default cpu")
+    line.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda", "auto"), help="default cpu"
+    )
     return line
 
 
@@ -50,6 +53,10 @@ class Report:
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
         torch.manual_seed(0)
+        if options.device == "auto":
+            options.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if options.device == "cuda" and not torch.cuda.is_available():
+            sys.exit(f"{name}: --device cuda, but torch sees no CUDA device")
         self.name = name
         self.rounds = options.rounds or (5 if options.quick else ROUNDS)
         self.options = options
@@ -160,12 +167,13 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
     if info.is_file():
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         processor = lines[0].partition(":")[2].strip() if lines else processor
-    device = torch.cuda.get_device_name() if options.device == "cuda" else processor
+    cuda = options.device == "cuda"
     return {
-        "device": device,
+        "device": torch.cuda.get_device_name() if cuda else processor,
         "cores": os.cpu_count(),
         "threads": options.threads,
-        "clock": "wall" if options.device != "cpu" or options.threads > 1 else "process",
+        "clock": "wall" if cuda or options.threads > 1 else "process",
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **({"tf32_convolutions": torch.backends.cudnn.allow_tf32} if cuda else {}),
     }

@@ -7,8 +7,8 @@ every ticket and picks afterwards. Tickets' weights are in the cache, unless a n
 ``cold_cache``.
 Image sizes are small so that a run ends on two slow cores; overheads that do not depend on
 the image (weights that are read once for each group) weigh more than at 224 pixels
-(``--pixels 224``). ``memory`` and
-``cold`` are about a bank of 100 tickets on ResNet-50.
+(``--pixels 224``, which a CUDA device has anyway). ``memory`` and
+``cold`` are about a bank of 100 tickets on ResNet-50, and about processors alone.
 
 Usage: python benchmarks/inference.py [--quick] [--threads N] [--device cuda] [--models A,B]
     [--grid 1x1,6x64] [--pixels N] [--no-designs] [--no-memory]
@@ -16,6 +16,7 @@ Usage: python benchmarks/inference.py [--quick] [--threads N] [--device cuda] [-
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import tempfile
 from collections.abc import Callable
@@ -39,7 +40,8 @@ CACHE = 4 * 2**30
 
 def bare(bank: TicketBank, images: torch.Tensor) -> Callable[[], torch.Tensor]:
     """The plain network with one head."""
-    backbone, head = bank.backbone, bank._head
+    backbone = bank.backbone
+    head = copy.deepcopy(bank._head).to(images.device)
 
     @torch.inference_mode()
     def run() -> torch.Tensor:
@@ -77,7 +79,7 @@ def pass_per_domain(bank: TicketBank, images: torch.Tensor) -> Callable[[], torc
 def measure_model(report: Report, name: str) -> None:
     """Ratios of one network over the grid."""
     options = report.options
-    pixels = options.pixels or PIXELS[name]
+    pixels = options.pixels or (224 if options.device == "cuda" else PIXELS[name])
     backbone = speed_backbone(name, pixels, options.device)
     grid = "1x1,1x64,6x64" if options.quick else options.grid
     banks: dict[int, TicketBank] = {}
@@ -177,18 +179,17 @@ def measure_cold(report: Report, folder: str, backbone: Backbone, activation: to
 def main() -> None:
     """Run it."""
     line = parser(__doc__)
-    line.add_argument(
-        "--models", default=",".join(PIXELS), help="names, separated by commas, or none"
-    )
+    line.add_argument("--models", help="names, separated by commas, or none; quick: ResNets")
     line.add_argument("--grid", default=GRID, help=f"TICKETSxBATCH, by commas; default {GRID}")
-    line.add_argument("--pixels", type=int, help=f"of all models' images; default {PIXELS}")
+    line.add_argument("--pixels", type=int, help=f"of all models' images; default on a CPU {PIXELS}")
     line.add_argument("--no-designs", action="store_true", help="leave the other designs out")
     line.add_argument("--no-memory", action="store_true", help="leave memory and cold out")
     options = line.parse_args()
     report = Report("inference", options)
-    for name in options.models.split(",") if options.models != "none" else ():
+    models = options.models or ("resnet18,resnet50" if options.quick else ",".join(PIXELS))
+    for name in models.split(",") if models != "none" else ():
         measure_model(report, name)
-    if not options.no_memory:
+    if not options.no_memory and options.device == "cpu":
         measure_memory(report)
     report.finish()
 

@@ -3,7 +3,8 @@
 ``--write`` puts the figures between two marks into ``docs/results.md`` and the ratios into
 ``benchmarks/baseline.json``. ``--check`` compares each ratio with the one in that file and fails
 (exit code 1) if one is worse by more than the noise margin: a quarter, plus half the width
-between the quartiles of both. It wants a machine that does nothing else.
+between the quartiles of both. It wants a machine that does nothing else. Where torch sees a CUDA
+device, ``inference`` and ``training_step`` run on it too, as ``inference:cuda`` and so on.
 
 Usage: python benchmarks/run_all.py [--quick] (--write | --check) [--only A,B]
 """
@@ -18,6 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "docs" / "results.md"
 BASELINE = HERE / "baseline.json"
@@ -31,13 +34,21 @@ NAMES = (
     "data_loading",
     "slim_tickets",
 )
+ON_CUDA = ("inference", "training_step")
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 MARGIN = 0.25
 
 
 def run(name: str, quick: bool) -> dict[str, Any] | None:
-    """One benchmark's JSON object, or nothing if it failed."""
-    command = [sys.executable, str(HERE / f"{name}.py"), *["--quick"] * quick]
+    """One benchmark's JSON object, or nothing if it failed.
+
+    Args:
+        name: of the benchmark, with ``:cuda`` behind it for a run on that device.
+        quick: smaller sizes.
+    """
+    script, _, device = name.partition(":")
+    command = [sys.executable, str(HERE / f"{script}.py"), *["--quick"] * quick]
+    command += ["--device", device] if device else []
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     print(f"run_all: {name}", flush=True)
     out = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
@@ -129,7 +140,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     line.add_argument("--quick", action="store_true", help="pass --quick to every benchmark")
-    line.add_argument("--only", default=",".join(NAMES), help="names, separated by commas")
+    cuda = [f"{name}:cuda" for name in ON_CUDA if torch.cuda.is_available()]
+    line.add_argument(
+        "--only", default=",".join([*NAMES, *cuda]), help="names, separated by commas"
+    )
     what = line.add_mutually_exclusive_group(required=True)
     what.add_argument("--write", action="store_true", help="into docs and baseline.json")
     what.add_argument("--check", action="store_true", help="against baseline.json")

@@ -120,8 +120,11 @@ def _largest(values: torch.Tensor, count: int) -> torch.Tensor:
     if values.device.type == "cpu":
         # A partition is several times faster than torch's selection on a processor.
         threshold = torch.from_numpy(np.partition(values.numpy(), place)[place : place + 1])
+    elif count <= place:
+        # On other devices `kthvalue` works on one multiprocessor alone, `topk` on all.
+        threshold = values.topk(count, sorted=False).values.min()
     else:
-        threshold = torch.kthvalue(values, place + 1).values
+        threshold = values.topk(place + 1, largest=False, sorted=False).values.max()
     keep = values >= threshold
     if too_many := int(keep.count_nonzero()) - count:
         ties = torch.nonzero(values == threshold).flatten()
