@@ -181,7 +181,7 @@ def main() -> None:
     line = parser(__doc__)
     line.add_argument("--models", help="names, separated by commas, or none; quick: ResNets")
     line.add_argument("--grid", default=GRID, help=f"TICKETSxBATCH, by commas; default {GRID}")
-    line.add_argument("--pixels", type=int, help=f"of all models' images; default on a CPU {PIXELS}")
+    line.add_argument("--pixels", type=int, help=f"of all models' images; default {PIXELS} or 224")
     line.add_argument("--no-designs", action="store_true", help="leave the other designs out")
     line.add_argument("--no-memory", action="store_true", help="leave memory and cold out")
     options = line.parse_args()

@@ -4,7 +4,8 @@ Baseline ``dense``: forward, backward and Adam over all weights and a head of th
 the same images. ``ticket``: the trunk, then ``TicketLearner.step`` (scores, mask, norm, head, a
 new mask every fifth step). ``cached``: the same on kept trunk activations. ``binarise`` compares
 one new mask with one ticket step. ``strategy`` compares the Avalanche strategy without metrics
-with a bare loop over the same learner, on a processor alone. A CUDA device has images of 224 pixels.
+with a bare loop over the same learner, on a processor alone. A CUDA device has images of 224
+pixels.
 
 Usage: python benchmarks/training_step.py [--quick] [--threads N] [--device cuda] [--models A,B]
     [--batch N] [--no-strategy]
