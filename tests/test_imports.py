@@ -116,8 +116,8 @@ def test_the_table_has_no_cycle() -> None:
             del left[room]
 
 
-def loaded_after(code: str) -> set[str]:
-    """Top-level packages that a fresh interpreter has loaded after ``code``."""
+def modules_after(code: str) -> set[str]:
+    """Modules that a fresh interpreter has loaded after ``code``."""
     report = "import json, sys; print('LOADED', json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\n{report}"],
@@ -127,7 +127,12 @@ def loaded_after(code: str) -> set[str]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    return {name.split(".")[0] for name in json.loads(done.stdout.split("LOADED", 1)[1])}
+    return set(json.loads(done.stdout.split("LOADED", 1)[1]))
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level packages that a fresh interpreter has loaded after ``code``."""
+    return {name.split(".")[0] for name in modules_after(code)}
 
 
 def test_import_loads_neither_torch_nor_avalanche() -> None:
@@ -148,14 +153,20 @@ else:
     assert not loaded_after(code) & {"torch", "avalanche"}
 
 
-def test_the_bank_loads_without_avalanche() -> None:
-    loaded = loaded_after("from rtl_continual import Prediction, RTLError, TicketBank")
-    assert "torch" in loaded
-    assert "avalanche" not in loaded
-
-
-def test_opening_a_bank_loads_without_avalanche() -> None:
-    assert "avalanche" not in loaded_after("from rtl_continual import load_bank")
+def test_opening_a_bank_loads_nothing_slow() -> None:
+    # Most of these cost more than a tenth of a second, some of them several.
+    slow = {"PIL", "avalanche", "matplotlib", "river", "scipy", "sklearn", "torchvision", "triton"}
+    torch_alone = modules_after("import torch")
+    ours = modules_after(
+        "from rtl_continual import Prediction, RTLError, TicketBank, load_bank\n"
+        "from rtl_continual.backbones import backbone_flops"
+    )
+    assert "torch" in ours
+    added = ours - torch_alone
+    assert not {name.split(".")[0] for name in added} & slow
+    assert not {name for name in added if name.startswith("torch.")}
+    rooms = {name.split(".")[1] for name in added if name.startswith("rtl_continual.")}
+    assert rooms <= {"backbones", "routing", "store", "tasks", "tickets"} | EVERYWHERE
 
 
 def test_exports_are_sorted_and_real() -> None:

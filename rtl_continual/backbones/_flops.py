@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from rtl_continual.backbones._backbone import Backbone
 from rtl_continual.backbones._recorded import RecordedBackbone
@@ -84,6 +83,8 @@ def _original(backbone: Backbone) -> Backbone:
 
 
 def _count(module: nn.Module, x: torch.Tensor) -> tuple[int, torch.Tensor]:
+    from torch.utils.flop_counter import FlopCounterMode  # It loads Triton, where there is one.
+
     unfused = sdpa_kernel(SDPBackend.MATH)
     with torch.no_grad(), unfused, FlopCounterMode(display=False) as counter:
         out = module(x)

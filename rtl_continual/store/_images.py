@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,16 @@ from PIL import Image, ImageOps
 
 from rtl_continual.backbones import InputSpec
 from rtl_continual.errors import DataError
-from rtl_continual.streams import ImageSet
 
 __all__ = [
+    "DECODERS",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
-    "ImageFiles",
     "as_images",
     "decode_image",
     "image_files",
     "read_images",
+    "stack_images",
 ]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -32,7 +31,8 @@ MAX_PIXELS = 50_000_000
 
 # Those of IMAGE_SUFFIXES: other decoders of Pillow's are not asked, whatever a file says it is.
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_DECODERS = 4
+DECODERS = 4
+"""Threads that decode at a time."""
 
 
 def read_images(paths: Sequence[Path], spec: InputSpec) -> tuple[torch.Tensor, list[str]]:
@@ -49,7 +49,9 @@ def read_images(paths: Sequence[Path], spec: InputSpec) -> tuple[torch.Tensor, l
         DataError: if a path does not exist, a file is no image, or has too many pixels.
     """
     files = image_files(paths)
-    return _stack([decode_image(file, spec) for file in files], files), [str(f) for f in files]
+    return stack_images([decode_image(file, spec) for file in files], files), [
+        str(f) for f in files
+    ]
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
@@ -65,13 +67,12 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def as_images(inputs: Any, spec: InputSpec) -> torch.Tensor:
-    """Whatever shows images, as a tensor.
+    """Whatever shows images and is no tensor, as one.
 
     Args:
-        inputs: a tensor, which is taken as it is; a NumPy array ``[height, width, channels]``,
-            ``[height, width]``, or a batch of such, ``uint8`` or floating point in 0..1, with the
-            channels last or first; a PIL image or a path; or a list of PIL images, paths and
-            arrays ``[height, width, channels]``.
+        inputs: a NumPy array ``[height, width, channels]``, ``[height, width]``, or a batch of
+            such, ``uint8`` or floating point in 0..1, with the channels last or first; a PIL image
+            or a path; or a list of PIL images, paths and arrays ``[height, width, channels]``.
         spec: of the backbone. PIL images and files are brought to its size; arrays and tensors
             must have it.
 
@@ -81,8 +82,6 @@ def as_images(inputs: Any, spec: InputSpec) -> torch.Tensor:
     Raises:
         DataError: if it is nothing of that, or a file cannot be read.
     """
-    if isinstance(inputs, torch.Tensor):
-        return inputs
     if isinstance(inputs, np.ndarray):
         return _from_array(inputs, spec)
     if isinstance(inputs, str | Path | Image.Image):
@@ -93,10 +92,10 @@ def as_images(inputs: Any, spec: InputSpec) -> torch.Tensor:
             f"{type(inputs).__name__}"
         )
     if inputs and all(isinstance(item, torch.Tensor) for item in inputs):
-        return _stack(list(inputs), range(len(inputs)))
+        return stack_images(list(inputs), range(len(inputs)))
     if not inputs:
         raise DataError("there are no images in the list")
-    return _stack([_one(item, spec) for item in inputs], range(len(inputs)))
+    return stack_images([_one(item, spec) for item in inputs], range(len(inputs)))
 
 
 def decode_image(
@@ -140,43 +139,6 @@ def decode_image(
         raise DataError(f"{where} cannot be read as an image: {error}") from error
 
 
-class ImageFiles(ImageSet):
-    """A data set of image files, read as :func:`read_images` reads them, when a batch is asked for.
-
-    What a ticket learns from and what it is asked later thus go through the same pixels.
-
-    Args:
-        files: one per image.
-        targets: class indices ``[n]``.
-        domains: domain indices ``[n]``.
-        spec: of the backbone.
-    """
-
-    def __init__(
-        self, files: Sequence[Path], targets: np.ndarray, domains: np.ndarray, spec: InputSpec
-    ) -> None:
-        self.files = list(files)
-        self.targets = np.asarray(targets, dtype=np.int64)
-        self.domains = np.asarray(domains, dtype=np.int64)
-        self.spec = spec
-
-    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        index = np.asarray(indices, dtype=np.int64)
-        files = [self.files[i] for i in index.tolist()]
-        with ThreadPoolExecutor(_DECODERS) as pool:
-            images = list(pool.map(lambda file: decode_image(file, self.spec), files))
-        return _stack(images, files), torch.from_numpy(self.targets[index])
-
-    def subset(self, indices: Sequence[int] | np.ndarray) -> ImageFiles:
-        index = np.asarray(indices, dtype=np.int64)
-        return ImageFiles(
-            [self.files[i] for i in index.tolist()],
-            self.targets[index],
-            self.domains[index],
-            self.spec,
-        )
-
-
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
         found = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
@@ -188,7 +150,8 @@ def _files(path: Path) -> Iterator[Path]:
         raise DataError(f"{path} does not exist")
 
 
-def _stack(images: list[torch.Tensor], names: Sequence[Any]) -> torch.Tensor:
+def stack_images(images: list[torch.Tensor], names: Sequence[Any]) -> torch.Tensor:
+    """Images of one size as a batch; ``names`` are for the message where one is of another."""
     odd = next((n for n, x in zip(names, images, strict=True) if x.shape != images[0].shape), None)
     if odd is not None:
         raise DataError(

@@ -13,7 +13,6 @@ import torch
 from pydantic import BaseModel
 
 from rtl_continual.errors import BankError
-from rtl_continual.store._images import as_images
 from rtl_continual.store._manifest import Manifest
 from rtl_continual.tickets import Prediction, TicketBank
 
@@ -87,8 +86,11 @@ class StoredBank(TicketBank):
             DataError: if the images are not what the backbone takes, or a file cannot be read.
         """
         now = self.snapshot()
-        given = as_images(images, now.backbone.input_spec)
-        return TicketBank.predict(now, given, ticket_ids=ticket_ids, batch_size=batch_size)
+        if not isinstance(images, torch.Tensor):
+            from rtl_continual.store._images import as_images  # Decoders, which tensors need not.
+
+            images = as_images(images, now.backbone.input_spec)
+        return TicketBank.predict(now, images, ticket_ids=ticket_ids, batch_size=batch_size)
 
     def class_name(self, label: int) -> str:
         """The name of a label; its number where the bank has no names, empty for none."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
@@ -51,6 +50,8 @@ MARGIN = 2
 @lru_cache(maxsize=4096)
 def _glyph(font: str, character: str) -> Image.Image:
     """One character's tight coverage bitmap, mode ``L``, drawn large."""
+    import matplotlib  # Slow to load, and needed for nothing but drawing.
+
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
     face = ImageFont.truetype(str(path), 72, layout_engine=ImageFont.Layout.BASIC)
     left, top, right, bottom = face.getbbox(character)

@@ -16,7 +16,8 @@ from rtl_continual import load_bank
 from rtl_continual.backbones import Backbone, InputSpec
 from rtl_continual.errors import BankError, DataError
 from rtl_continual.store import BankStore, decode_image, save_bank
-from rtl_continual.store._images import ImageFiles, as_images
+from rtl_continual.store._image_files import ImageFiles
+from rtl_continual.store._images import as_images
 from rtl_continual.streams import FoldersConfig, build_folders
 from rtl_continual.tasks import Classification
 from rtl_continual.tickets import Ticket, TicketBank
