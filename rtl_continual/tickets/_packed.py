@@ -23,12 +23,31 @@ class _PackedConv2d(nn.Conv2d):
     ) -> torch.Tensor:
         if not weight.is_mkldnn:
             return super()._conv_forward(x, weight, bias)
+        if weight.ndim == 2:
+            return self._product(x, weight, bias)
         geometry = self.padding, self.stride, self.dilation, self.groups
         out: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, weight, bias, *geometry, "none", [], ""
         )
         return out
 
+    def _product(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The convolution as one matrix product: a row for each place of the output."""
+        assert isinstance(self.padding, tuple), "others are not packed"
+        (top, left), (down, right) = self.padding, self.stride
+        padded = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+        windows = padded.unfold(1, self.kernel_size[0], down).unfold(2, self.kernel_size[1], right)
+        rows = windows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+        return out.view(*windows.shape[:3], -1).permute(0, 3, 1, 2)
+
+
+_PLACES, _CHANNELS = 16, 256
+"""Convolutions become matrix products with at most so many places in the output and at least so
+many channels in the input. oneDNN's convolution takes 2.4 times as long as the product for 512
+channels on 2 x 2 places and 1.2 times on 4 x 4, and is as fast for 96 channels."""
 
 _KNOWN: WeakKeyDictionary[Backbone, KernelOrder | None] = WeakKeyDictionary()
 
@@ -38,6 +57,7 @@ class KernelOrder:
 
     A convolution on a processor first puts its weights into the order of its kernel, at each call
     anew. For a few images that takes as long as a third of the work. Packed once, they are ready.
+    Where many channels meet few places, weights are packed for a matrix product instead.
     The order depends on the height and width of what comes in, not on the batch; weights in an
     order for another size are slower than plain ones by far, so nothing else may be run on them.
 
@@ -107,9 +127,13 @@ class KernelOrder:
         for name, size in self._inputs.items():
             key, conv = f"{prefix}{name}.weight", self._convolutions[name]
             weight = packed.get(key, conv.weight).detach()
-            packed[key] = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-                weight.to_mkldnn(), conv.padding, conv.stride, conv.dilation, conv.groups, size
-            )
+            if _few_places(conv, size):
+                rows = weight.permute(0, 2, 3, 1).reshape(len(weight), -1).contiguous()
+                packed[key] = torch.ops.mkldnn._reorder_linear_weight(rows)
+            else:
+                packed[key] = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+                    weight.to_mkldnn(), conv.padding, conv.stride, conv.dilation, conv.groups, size
+                )
         return packed
 
     @staticmethod
@@ -117,6 +141,15 @@ class KernelOrder:
         """Let a network of its own (a skeleton's, nobody else's) take packed weights."""
         for conv in _convolutions(body).values():
             conv.__class__ = _PackedConv2d
+
+
+def _few_places(conv: nn.Conv2d, size: list[int]) -> bool:
+    """Whether a matrix product is faster than the convolution, on inputs of this size."""
+    if conv.groups > 1 or conv.dilation != (1, 1) or conv.in_channels < _CHANNELS:
+        return False
+    x, weight = torch.empty(size, device="meta"), conv.weight.to("meta")
+    out = nn.functional.conv2d(x, weight, None, conv.stride, conv.padding)
+    return conv.kernel_size != (1, 1) and out.shape[2:].numel() <= _PLACES
 
 
 def _convolutions(body: nn.Module) -> dict[str, Any]:

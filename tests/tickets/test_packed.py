@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from rtl_continual.backbones import Backbone, InputSpec, build_backbone
 from rtl_continual.tasks import Classification
-from rtl_continual.tickets import TicketBank
+from rtl_continual.tickets import Skeleton, TicketBank
 from rtl_continual.tickets._packed import KernelOrder
 
 pytestmark = pytest.mark.skipif(
@@ -47,6 +48,31 @@ def test_packed_weights_give_the_same_outputs(bank: TicketBank) -> None:
     weights = bank._packed_parameters(1, order)
     assert weights["body.block3.conv1.weight"].is_mkldnn
     assert bank.prepared == (1,)
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "product"),
+    [
+        ({"padding": 1}, (2, 2), True),
+        ({"padding": (0, 1), "stride": (1, 2), "bias": False}, (6, 7), True),
+        ({"padding": 1}, (9, 9), False),
+        ({"padding": 1, "dilation": 2}, (4, 4), False),
+        ({"padding": 1, "groups": 2}, (2, 2), False),
+    ],
+)
+def test_many_channels_on_few_places_are_a_matrix_product(
+    options: dict[str, Any], size: tuple[int, int], product: bool
+) -> None:
+    body = nn.Sequential(nn.Conv2d(256, 8, 3, **options), nn.ReLU()).eval()
+    x = torch.randn(5, 256, *size)
+    order = KernelOrder(body, x[:1])
+    twin = Skeleton(body)
+    KernelOrder.accept(twin.module)
+    with torch.inference_mode():
+        packed = order.pack(dict(body.named_parameters()))
+        assert (packed["0.weight"].ndim == 2) is product
+        for batch in (x, x.contiguous(memory_format=torch.channels_last)):
+            torch.testing.assert_close(twin(packed, batch), body(batch), rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_pass_through_a_ticket(bank: TicketBank) -> None:
