@@ -1,7 +1,8 @@
 """Run every speed benchmark; write their figures down, or compare them with the committed ones.
 
-``--write`` puts the figures between two marks into ``docs/results.md`` and the ratios into
-``benchmarks/baseline.json``. ``--check`` compares each ratio with the one in that file and fails
+``--write`` puts the figures between two marks into ``docs/results.md`` and adds the ratios to
+``benchmarks/baseline.json``. A ratio's name says what was measured, so quick and full runs have
+some in common. ``--check`` compares each ratio with the one of its name in that file and fails
 (exit code 1) if one is worse by more than the noise margin: a quarter, plus half the width
 between the quartiles of both. It wants a machine that does nothing else. Where torch sees a CUDA
 device, ``inference`` and ``training_step`` run on it too, as ``inference:cuda`` and so on.

@@ -2,10 +2,11 @@
 
 Baseline ``dense``: forward, backward and Adam over all weights and a head of the same network on
 the same images. ``ticket``: the trunk, then ``TicketLearner.step`` (scores, mask, norm, head, a
-new mask every fifth step). ``cached``: the same on kept trunk activations. ``binarise`` compares
-one new mask with one ticket step. ``strategy`` compares the Avalanche strategy without metrics
-with a bare loop over the same learner, on a processor alone. A CUDA device has images of 224
-pixels.
+new mask every fifth step). ``cached``: the same on kept trunk activations; ``trunk``: the trunk
+alone. ``binarise`` compares one new mask with one ticket step. ``shared_trunk`` compares three
+tickets' steps on one batch with the trunk run once with as many that each run it. ``strategy``
+compares the Avalanche strategy without metrics with a bare loop over the same learner, on a
+processor alone. A CUDA device has images of 224 pixels.
 
 Usage: python benchmarks/training_step.py [--quick] [--threads N] [--device cuda] [--models A,B]
     [--batch N] [--no-strategy]
@@ -30,6 +31,9 @@ from rtl_continual.tickets import TicketBank
 from rtl_continual.training import TicketConfig, TicketLearner, epoch_batches
 
 PIXELS = {"glyphnet": 32, "resnet18": 96, "resnet50": 64, "mobilenet_v2": 64, "vit_b_16": 32}
+
+SHARING = "resnet18"
+"""The network on which three tickets are learned at once."""
 
 
 def dense_step(
@@ -68,18 +72,34 @@ def measure_model(report: Report, name: str, batch: int) -> None:
     with torch.no_grad():
         kept = backbone.run_trunk(images).activation
 
-    def ticket() -> None:
+    def trunk() -> torch.Tensor:
         with torch.no_grad():
-            activation = backbone.run_trunk(images).activation
-        learner.step(activation, targets)
+            return backbone.run_trunk(images).activation
+
+    def ticket() -> None:
+        learner.step(trunk(), targets)
 
     cases = {
         "dense": dense_step(backbone, images, targets),
         "ticket": ticket,
         "cached": lambda: learner.step(kept, targets),
+        "trunk": trunk,
     }
     limits = {"ticket": 1.15, "cached": 1.0}
     report.compare(f"{name}/{pixels}px/batch{batch}", cases, "dense", at_most=limits)
+    if name == SHARING:
+        three = [TicketLearner(bank, config, total_steps=10**6, seed=i) for i in range(3)]
+
+        def together() -> None:
+            activation = trunk()
+            for one in three:
+                one.step(activation, targets)
+
+        alone = {"alone": lambda: [one.step(trunk(), targets) for one in three]}
+        key = f"{name}/{pixels}px/batch{batch}"
+        report.compare(
+            key, alone | {"shared_trunk": together}, "alone", at_most={"shared_trunk": 1}
+        )
     binarise = {"step": cases["cached"], "binarise": lambda: learner.scores.binarise(0.9)}
     report.compare(f"{name}/{pixels}px/batch{batch}", binarise, "step")
 
@@ -93,7 +113,7 @@ def measure_strategy(report: Report) -> None:
 
         from rtl_continual.avalanche import RoutedTickets
     # About 20 ms a step on a processor.
-    batch, count = 64, 64 * (8 if report.options.quick else 20)
+    batch, count = 32, 32 * (8 if report.options.quick else 20)
     images = torch.rand(count, 3, 32, 32)
     targets = torch.from_numpy(np.arange(count) % CLASSES)
     data = torch.utils.data.TensorDataset(images, targets)
@@ -146,7 +166,8 @@ def measure_strategy(report: Report) -> None:
         learn.train(stream.train_stream[0])
         return clock.ended - clock.started
 
-    for index in range(report.rounds + 1):
+    # A pair of epochs is noisy: twice as many as usual.
+    for index in range(2 * report.rounds + 1):
         turns = [("bare", bare), ("strategy", strategy)]
         for name, run in turns if index % 2 else turns[::-1]:
             seconds = run()

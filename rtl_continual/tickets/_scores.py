@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,13 @@ class _StraightThrough(torch.autograd.Function):
         ctx: Any,
         scores: torch.Tensor,
         weights: torch.Tensor,
-        keep: torch.Tensor,
+        masked: Sequence[torch.Tensor],
         layout: MaskLayout,
     ) -> tuple[torch.Tensor, ...]:
         ctx.save_for_backward(weights)
         ctx.layout = layout
         ctx.set_materialize_grads(False)
-        layers, kept = layout.unflatten(weights), layout.unflatten(keep)
-        return tuple(layers[name] * kept[name] for name in layers)
+        return tuple(layer.detach() for layer in masked)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
@@ -46,6 +46,35 @@ class _StraightThrough(torch.autograd.Function):
             else:
                 torch.mul(grad, layer, out=out)
         return flat, None, None, None
+
+
+_AT_ONCE = 2**16
+"""Scores that a processor works on at once, so that they stay in its cache."""
+
+
+class _MeanSigmoid(torch.autograd.Function):
+    """``scores.sigmoid().mean()``, and the same gradient, piece by piece.
+
+    On millions of scores, writing what lies between to memory takes most of the time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(scores)
+        return torch.stack([part.sigmoid().sum() for part in _pieces(scores)]).sum() / len(scores)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        (scores,) = ctx.saved_tensors
+        out, slope = torch.empty_like(scores), grad / len(scores)
+        for part, place in zip(_pieces(scores), _pieces(out), strict=True):
+            value = part.sigmoid()
+            torch.mul(slope * (1 - value), value, out=place)
+        return out
+
+
+def _pieces(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return values.split(_AT_ONCE if values.device.type == "cpu" else len(values))
 
 
 def magnitude_scores(layout: MaskLayout, weights: torch.Tensor) -> torch.Tensor:
@@ -164,6 +193,8 @@ class MaskScores(nn.Module):
         self.register_buffer("weights", weights.detach(), persistent=False)
         self.register_buffer("keep", torch.ones_like(weights))
         self._least: dict[str, int] = {}
+        self._masked: list[torch.Tensor] = []
+        self._masked_by: torch.Tensor | None = None
 
     def limit(self, layer: str, sparsity: float) -> None:
         """From the next mask on, keep a layer at most this sparse, whatever the budget says."""
@@ -181,9 +212,26 @@ class MaskScores(nn.Module):
         self.keep = keep.to(self.weights.dtype)
 
     def effective(self) -> dict[str, torch.Tensor]:
-        """The masked weights by name, differentiable with respect to the scores."""
-        layers = _StraightThrough.apply(self.scores, self.weights, self.keep, self.layout)
-        return dict(zip(self.layout.shapes, layers, strict=True))
+        """The masked weights by name, differentiable with respect to the scores.
+
+        Do not write to them: they are made once for each mask.
+        """
+        if self._masked_by is not self.keep:
+            layers, kept = self.layout.unflatten(self.weights), self.layout.unflatten(self.keep)
+            products = (layers[name] * kept[name] for name in layers)
+            # Convolutions are given channels-last activations, and want such weights.
+            self._masked = [
+                t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t
+                for t in products
+            ]
+            self._masked_by = self.keep
+        masked = _StraightThrough.apply(self.scores, self.weights, self._masked, self.layout)
+        return dict(zip(self.layout.shapes, masked, strict=True))
+
+    def mean_sigmoid(self) -> torch.Tensor:
+        """What a sparsity regulariser pushes down, differentiable."""
+        mean: torch.Tensor = _MeanSigmoid.apply(self.scores)
+        return mean
 
     def mask(self) -> Mask:
         """The current mask, packed."""

@@ -224,7 +224,7 @@ class TicketLearner:
         if self.gate is not None and features is not None:
             total = total + self.config.gate_weight * self.gate.loss(features, self.group)
         if self.config.sparsity_weight:
-            total = total + self.config.sparsity_weight * self.scores.scores.sigmoid().mean()
+            total = total + self.config.sparsity_weight * self.scores.mean_sigmoid()
         return total
 
     def update(self) -> None:

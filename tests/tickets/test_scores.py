@@ -173,3 +173,28 @@ def test_infinite_scores_cannot_keep_a_layer_from_its_floor() -> None:
     scores = torch.cat([torch.full((50,), torch.inf), torch.zeros(50)])
     keep = layout.unflatten(top_scores(scores, layout, 0.8, 0.5))
     assert {name: int(part.sum()) for name, part in keep.items()} == {"high": 15, "low": 5}
+
+
+@pytest.mark.parametrize("count", [1, 7, 3 * 2**16 + 5])
+def test_the_mean_sigmoid_has_the_gradient_of_the_plain_formula(count: int) -> None:
+    layout = MaskLayout({"weight": (1, count)})
+    scores = MaskScores(layout, torch.ones(count), torch.randn(count))
+    plain = scores.scores.detach().clone().requires_grad_()
+    expected = 0.3 * plain.sigmoid().mean()
+    mean = scores.mean_sigmoid()
+    torch.testing.assert_close(0.3 * mean, expected)
+    expected.backward()
+    (0.3 * mean).backward()
+    assert torch.equal(scores.scores.grad, plain.grad)
+
+
+def test_masked_weights_follow_the_mask() -> None:
+    layout = MaskLayout({"weight": (2, 2)})
+    scores = MaskScores(layout, torch.arange(1.0, 5), torch.arange(4.0))
+    assert scores.effective()["weight"].flatten().tolist() == [1, 2, 3, 4]
+    scores.binarise(0.5)
+    assert scores.effective()["weight"].flatten().tolist() == [0, 0, 3, 4]
+    again = scores.effective()["weight"]
+    assert again.data_ptr() == scores.effective()["weight"].data_ptr()
+    scores.keep = torch.tensor([1.0, 0, 0, 0])
+    assert scores.effective()["weight"].flatten().tolist() == [1, 0, 0, 0]
