@@ -65,7 +65,8 @@ def section(found: dict[str, Any]) -> list[str]:
     machine = found.get("machine", {})
     shown = ", ".join(f"{key} {value}" for key, value in machine.items())
     command = found.get("command", f"python benchmarks/{found.get('benchmark')}.py")
-    lines = [f"### {found.get('benchmark', 'benchmark')}", "", f"`{command}`. {shown}", ""]
+    title = found.get("benchmark", "benchmark") + (":cuda" if "--device cuda" in command else "")
+    lines = [f"### {title}", "", f"`{command}`. {shown}", ""]
     if found.get("ratios"):
         lines += ["| ratio | median | quartiles | pairs | aim |", "|---|---|---|---|---|"]
         lines += [
@@ -92,21 +93,21 @@ def aim(row: dict[str, Any]) -> str:
 
 
 def write(results: dict[str, dict[str, Any]]) -> None:
-    """Figures into the results page, ratios into the baseline."""
-    body = [line for found in results.values() if "ratios" in found for line in section(found)]
+    """Figures into the results page, ratios into the baseline; other benchmarks' stay there."""
     text = RESULTS.read_text(encoding="utf-8")
-    block = "\n".join([BEGIN, "", *body, END])
-    if BEGIN in text and END in text:
-        text = text[: text.index(BEGIN)] + block + text[text.index(END) + len(END) :]
-    else:
-        text = f"{text.rstrip()}\n\n## Speed\n\n{block}\n"
-    RESULTS.write_text(text, encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        text = f"{text.rstrip()}\n\n## Speed\n\n{BEGIN}\n\n{END}\n"
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    parts = text[start:end].strip().split("### ")
+    sections = {part.split("\n", 1)[0]: f"### {part.rstrip()}\n" for part in parts if part}
+    sections |= {name: "\n".join(section(f)) for name, f in results.items() if "ratios" in f}
+    block = "\n".join(["", "", *sections.values(), ""]).rstrip("\n") + "\n\n"
+    RESULTS.write_text(text[:start] + block + text[end:], encoding="utf-8")
     kept = json.loads(BASELINE.read_text()) if BASELINE.is_file() else {}
-    kept |= {
-        name: {"quick": found["quick"], "machine": found["machine"], "ratios": found["ratios"]}
-        for name, found in results.items()
-        if "ratios" in found
-    }
+    for name, found in results.items():
+        if "ratios" in found:
+            ratios = kept.get(name, {}).get("ratios", {}) | found["ratios"]
+            kept[name] = {"machine": found["machine"], "ratios": ratios}
     BASELINE.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
     print(f"run_all: wrote {RESULTS} and {BASELINE}")
 
@@ -116,12 +117,9 @@ def check(results: dict[str, dict[str, Any]]) -> int:
     committed = json.loads(BASELINE.read_text()) if BASELINE.is_file() else {}
     worse = compared = 0
     for name, found in results.items():
-        theirs = committed.get(name, {})
-        if theirs.get("quick") != found.get("quick"):
-            print(f"run_all: {name}: no committed ratios of this kind of run")
-            continue
-        for key in found.get("ratios", {}).keys() & theirs["ratios"].keys():
-            now, then = found["ratios"][key], theirs["ratios"][key]
+        theirs = committed.get(name, {}).get("ratios", {})
+        for key in sorted(found.get("ratios", {}).keys() & theirs.keys()):
+            now, then = found["ratios"][key], theirs[key]
             noise = (now["high"] - now["low"] + then["high"] - then["low"]) / 4
             limit = then["ratio"] * (1 + MARGIN) + noise
             compared += 1

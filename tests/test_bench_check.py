@@ -14,6 +14,7 @@ import pytest
 
 FOUND: dict[str, dict[str, Any]] = {
     "inference": {
+        "benchmark": "inference",
         "quick": False,
         "machine": {},
         "ratios": {
@@ -76,9 +77,31 @@ def test_the_exit_code_tells(
 
 
 def test_a_check_that_compares_nothing_fails(run_all: ModuleType) -> None:
-    quick = copy.deepcopy(FOUND)
+    other = {"inference": {**FOUND["inference"], "ratios": {"c/routed": {"ratio": 1.0}}}}
+    assert run_all.check(other) == 1
+
+
+def test_quick_runs_are_compared_where_they_measure_the_same(run_all: ModuleType) -> None:
+    quick = later("a/routed", 1.5)
     quick["inference"]["quick"] = True
+    del quick["inference"]["ratios"]["b/routed"]
     assert run_all.check(quick) == 1
+
+
+def test_writing_one_benchmark_leaves_the_others(run_all: ModuleType) -> None:
+    more = {
+        "benchmark": "startup",
+        "machine": {},
+        "ratios": {"c": FOUND["inference"]["ratios"]["a/routed"]},
+    }
+    run_all.write({"startup": more})
+    run_all.write(later("a/routed", 0.5))
+    page = run_all.RESULTS.read_text()
+    assert page.count("### ") == 2
+    assert (
+        page.index("### inference") < page.index("| a/routed | 0.500 |") < page.index("### startup")
+    )
+    assert json.loads(run_all.BASELINE.read_text()).keys() == {"inference", "startup"}
 
 
 def test_a_written_page_can_be_written_again(run_all: ModuleType) -> None:
