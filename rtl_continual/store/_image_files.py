@@ -19,8 +19,8 @@ __all__ = ["ImageFiles"]
 class ImageFiles(ImageSet):
     """A data set of image files, read when a batch is asked for.
 
-    They are read as :func:`~rtl_continual.store.read_images` does it:
-    what a ticket learns from and what it is asked later go through the same pixels.
+    They are read as :func:`~rtl_continual.store.read_images` does it: what a ticket learns from and
+    what it is asked later go through the same pixels.
 
     Args:
         files: one per image.

@@ -45,9 +45,9 @@ class _PackedConv2d(nn.Conv2d):
 
 
 _PLACES, _CHANNELS = 16, 256
-"""Convolutions become matrix products with at most so many places in the output and at least so
-many channels in the input. oneDNN's convolution takes 2.4 times as long as the product for 512
-channels on 2 x 2 places and 1.2 times on 4 x 4, and is as fast for 96 channels."""
+"""Convolutions become matrix products if their outputs have at most so many places, and their
+inputs at least so many channels. For 512 channels oneDNN's convolution takes 2.4 times as long as
+the product on 2 x 2 places and 1.2 times on 4 x 4; for 96 channels it is as fast."""
 
 _KNOWN: WeakKeyDictionary[Backbone, KernelOrder | None] = WeakKeyDictionary()
 
@@ -96,8 +96,9 @@ class KernelOrder:
     @classmethod
     def _find(cls, backbone: Backbone) -> KernelOrder | None:
         size, channels = backbone.input_spec.size, backbone.input_spec.channels
-        available = torch.backends.mkldnn.is_available() and hasattr(
-            torch.ops.mkldnn, "_convolution_pointwise"
+        available = torch.backends.mkldnn.is_available() and all(
+            hasattr(torch.ops.mkldnn, name)
+            for name in ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight")
         )
         if size is None or not available or not _convolutions(backbone.body):
             return None

@@ -217,16 +217,19 @@ class MaskScores(nn.Module):
         Do not write to them: they are made once for each mask.
         """
         if self._masked_by is not self.keep:
-            layers, kept = self.layout.unflatten(self.weights), self.layout.unflatten(self.keep)
-            products = (layers[name] * kept[name] for name in layers)
-            # Convolutions are given channels-last activations, and want such weights.
-            self._masked = [
-                t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t
-                for t in products
-            ]
-            self._masked_by = self.keep
+            self._masked, self._masked_by = self._mask_weights(), self.keep
         masked = _StraightThrough.apply(self.scores, self.weights, self._masked, self.layout)
         return dict(zip(self.layout.shapes, masked, strict=True))
+
+    # They outlive the call: tensors made in inference mode would be of no use to autograd.
+    @torch.inference_mode(False)
+    def _mask_weights(self) -> list[torch.Tensor]:
+        kept = self.layout.unflatten(self.keep)
+        products = [w * kept[name] for name, w in self.layout.unflatten(self.weights).items()]
+        # Convolutions are given channels-last activations, and want such weights.
+        return [
+            t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in products
+        ]
 
     def mean_sigmoid(self) -> torch.Tensor:
         """What a sparsity regulariser pushes down, differentiable."""

@@ -198,3 +198,13 @@ def test_masked_weights_follow_the_mask() -> None:
     assert again.data_ptr() == scores.effective()["weight"].data_ptr()
     scores.keep = torch.tensor([1.0, 0, 0, 0])
     assert scores.effective()["weight"].flatten().tolist() == [1, 0, 0, 0]
+
+
+def test_weights_masked_in_inference_mode_can_be_learned_from() -> None:
+    scores = MaskScores(MaskLayout({"weight": (2, 2)}), torch.ones(4), torch.arange(4.0))
+    with torch.inference_mode():
+        scores.effective()
+    x = torch.ones(1, 2, requires_grad=True)
+    (x @ scores.effective()["weight"]).sum().backward()
+    assert scores.scores.grad is not None
+    assert x.grad is not None
