@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from rtl_continual.backbones._architecture import Architecture, Network
 from rtl_continual.backbones._backbone import InputSpec
+from rtl_continual.backbones._depthwise import depthwise_conv
 
 __all__ = ["EFFICIENTNET_LITE0"]
 
@@ -40,9 +41,15 @@ class _SameConv(nn.Conv2d):
             max((-(-length // step) - 1) * step + kernel - length, 0)
             for length, kernel, step in zip(x.shape[2:], self.kernel_size, self.stride, strict=True)
         ]
-        top, left = sides[0] // 2, sides[1] // 2
-        x = F.pad(x, (left, sides[1] - left, top, sides[0] - top))
-        return F.conv2d(x, self.weight, None, self.stride, 0, self.dilation, self.groups)
+        padding = 0
+        if sides[0] == sides[1] and sides[0] % 2 == 0:
+            padding = sides[0] // 2  # no copy of the map for nothing
+        else:
+            top, left = sides[0] // 2, sides[1] // 2
+            x = F.pad(x, (left, sides[1] - left, top, sides[0] - top))
+        if self.groups == self.in_channels:
+            return depthwise_conv(x, self.weight, self.stride[0], padding)
+        return F.conv2d(x, self.weight, None, self.stride, padding, self.dilation, self.groups)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

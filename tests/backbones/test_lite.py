@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from rtl_continual.backbones import _packaged as packaged
 from rtl_continual.backbones import build_backbone, split_names
+from rtl_continual.backbones._depthwise import depthwise_conv
 from rtl_continual.backbones._lite import EFFICIENTNET_LITE0, _SameConv
 from rtl_continual.errors import RTLError
 
@@ -85,3 +86,49 @@ def test_package_that_is_not_installed(package: Path) -> None:
 def test_architecture_without_a_package() -> None:
     with pytest.raises(RTLError, match=r"no package .* 'glyphnet' is known, only of: efficientnet"):
         build_backbone("glyphnet", weights="package")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(5, 1, 2), (5, 2, 2), (5, 2, 0), (3, 1, 1)]
+)
+def test_depthwise_gradients_are_the_librarys(kernel: int, stride: int, padding: int) -> None:
+    draw = torch.Generator().manual_seed(kernel + stride)
+    x = torch.randn(6, 8, 9, 7, generator=draw, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(8, 1, kernel, kernel, generator=draw, dtype=torch.double)
+    weight.requires_grad_()
+    expected = F.conv2d(x, weight, None, stride, padding, groups=8)
+    out = depthwise_conv(x, weight, stride, padding)
+    assert torch.equal(out, expected)
+    assert (type(out.grad_fn).__name__ == "_DepthwiseConvBackward") == (kernel == 5)
+    grad = torch.randn(out.shape, generator=draw, dtype=torch.double)
+    for got, wanted in zip(
+        torch.autograd.grad(out, (x, weight), grad),
+        torch.autograd.grad(expected, (x, weight), grad),
+        strict=True,
+    ):
+        assert torch.allclose(got, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_gradients_under_autocast(stride: int) -> None:
+    draw = torch.Generator().manual_seed(stride)
+    x = torch.randn(6, 8, 8, 8, generator=draw).requires_grad_()
+    weight = torch.randn(8, 1, 5, 5, generator=draw).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = depthwise_conv(x, weight, stride, 2)
+    assert out.dtype == torch.bfloat16
+    got = torch.autograd.grad(out.float().square().sum(), (x, weight))
+    wanted = torch.autograd.grad(
+        F.conv2d(x, weight, None, stride, 2, groups=8).square().sum(), (x, weight)
+    )
+    for a, b in zip(got, wanted, strict=True):
+        assert a.dtype == torch.float32
+        assert float((a - b).norm() / b.norm()) < 0.02
+
+
+def test_depthwise_without_gradients_is_the_plain_convolution() -> None:
+    weight = torch.randn(4, 1, 5, 5, requires_grad=True)
+    big = torch.randn(1, 4, 64, 64)
+    assert type(depthwise_conv(big, weight, 1, 2).grad_fn).__name__ == "ConvolutionBackward0"
+    with torch.no_grad():
+        assert depthwise_conv(torch.randn(1, 4, 8, 8), weight, 1, 2).grad_fn is None

@@ -54,6 +54,22 @@ def test_building_one_leaves_the_random_state_alone(make_context: MakeContext) -
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_bfloat16_is_of_training_alone(make_context: MakeContext, stream: Stream) -> None:
+    context = make_context()
+    images, _ = stream.tests["red"].batch(range(8))
+    plain, low = (
+        DenseModel(
+            context.make_backbone(), classes=3, seed=0, own_statistics=False, precision=precision
+        )
+        for precision in ("float32", "bfloat16")
+    )
+    assert torch.equal(low.eval()(images), plain.eval()(images))
+    exact, rounded = plain.train()(images), low.train()(images)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0.05)
+
+
 def test_wrong_images_are_refused(model: DenseModel) -> None:
     with pytest.raises(DataError, match=r"images must be \[batch, 3, 8, 8\]"):
         model(torch.zeros(2, 3, 9, 9))

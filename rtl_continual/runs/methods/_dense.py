@@ -51,6 +51,9 @@ class DenseConfig(MethodConfig):
     norm_statistics: Literal["own", "backbone"] = Field(
         "own", description="what batch norms divide by: each batch's, or always the backbone's"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the arithmetic in training; bfloat16: autocast, as of tickets"
+    )
 
 
 class DenseModel(nn.Module):
@@ -64,6 +67,7 @@ class DenseModel(nn.Module):
             :class:`~rtl_continual.backbones.RecordedBackbone`, the recorded activation maps do.
         flip: in training, half of them are mirrored.
         own_statistics: batch norms gather statistics in training; else they keep the backbone's.
+        precision: of the network's arithmetic in training; the head's is float32.
     """
 
     def __init__(
@@ -75,8 +79,10 @@ class DenseModel(nn.Module):
         shift: int = 0,
         flip: bool = False,
         own_statistics: bool = True,
+        precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
+        self._precision = precision
         self.flip = flip
         self._own_statistics = own_statistics
         self.shift, self._seed, self._calls = shift, seed, 0
@@ -105,6 +111,7 @@ class DenseModel(nn.Module):
             shift=config.shift,
             flip=config.flip,
             own_statistics=config.norm_statistics == "own",
+            precision=config.precision,
         )
 
     def train(self, mode: bool = True) -> DenseModel:
@@ -121,10 +128,13 @@ class DenseModel(nn.Module):
         if self._takes_images:
             images = self._augment(images)
         x = self._normalise(images.to(self.device)).contiguous(memory_format=torch.channels_last)
-        x = self.network[0](x)
-        if not self._takes_images:
-            x = self._augment(x)
-        out: torch.Tensor = self.head(self.network[1](x))
+        low = self.training and self._precision == "bfloat16"
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low):
+            x = self.network[0](x)
+            if not self._takes_images:
+                x = self._augment(x)
+            features = self.network[1](x)
+        out: torch.Tensor = self.head(features.float())
         return out
 
     def _augment(self, x: torch.Tensor) -> torch.Tensor:
