@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rtl_continual.tickets import TicketBank
+from rtl_continual.tickets import MergedBody, TicketBank
 
 __all__ = ["TicketNetwork", "describe_ticket"]
 
@@ -44,12 +44,13 @@ class TicketNetwork(nn.Module):
         ticket = bank[ticket_id]
         backbone = bank.backbone
         self.trunk = copy.deepcopy(backbone.trunk)
-        self.body = copy.deepcopy(backbone.body)
-        self.head = bank.task.build_head(backbone.feature_dim).to(backbone.mean.device)
+        self.body: nn.Module = copy.deepcopy(backbone.body)
+        self.head = bank.head_of(ticket)
         values = bank.effective_parameters(ticket_id)
         own = {name[5:]: t for name, t in values.items() if name.startswith("body.")}
         self.body.load_state_dict({**backbone.body.state_dict(), **own})
-        self.head.load_state_dict(dict(ticket.head))
+        if bank.is_merged(ticket):
+            self.body = MergedBody(self.body, copy.deepcopy(backbone.body))
         self.register_buffer("mean", backbone.mean.clone())
         self.register_buffer("std", backbone.std.clone())
         self.requires_grad_(False)

@@ -15,6 +15,7 @@ from rtl_continual.tickets._executor import (
 )
 from rtl_continual.tickets._lazy import LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
+from rtl_continual.tickets._merged import MergedBody, merge_features
 from rtl_continual.tickets._schedule import (
     BUILT_IN_SCHEDULES,
     CubicSchedule,
@@ -53,6 +54,7 @@ __all__ = [
     "Mask",
     "MaskLayout",
     "MaskScores",
+    "MergedBody",
     "Prediction",
     "ScheduleSection",
     "SeparateExecutor",
@@ -74,6 +76,7 @@ __all__ = [
     "find_units",
     "layer_similarity",
     "magnitude_scores",
+    "merge_features",
     "norm_state_names",
     "schedule_config_class",
     "schedule_names",

@@ -17,6 +17,7 @@ from rtl_continual.errors import BankError, DataError
 from rtl_continual.tickets._executor import Executor, GroupedExecutor, take_rows
 from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
+from rtl_continual.tickets._merged import MergedBody, MergedNetwork
 from rtl_continual.tickets._packed import KernelOrder
 from rtl_continual.tickets._similarity import similarity_matrix
 from rtl_continual.tickets._skeleton import Pool, Skeleton
@@ -112,6 +113,9 @@ class TicketBank:
         self.layout = MaskLayout.of(backbone.body)
         self.norm_names = norm_state_names(backbone.body)
         self._head = task.build_head(backbone.feature_dim).requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):  # its weights are replaced, its draws must not show
+            merged = task.build_head(2 * backbone.feature_dim)
+        self._merged_head = merged.requires_grad_(False)
         self._weights = {
             n: p.detach() for n, p in backbone.body.named_parameters() if n in self.layout.shapes
         }
@@ -120,6 +124,7 @@ class TicketBank:
         self._appended: list[Ticket] = []
         self._cache: ByteCache[dict[str, torch.Tensor]] = ByteCache(cache_bytes, _tensor_bytes)
         self._networks = Pool(self._make_network)
+        self._merged_networks = Pool(self._make_merged_network)
         self.version = 0
         self.manifest = ""
         if tickets is not self._lazy:
@@ -186,9 +191,13 @@ class TicketBank:
             name: body[name].shape for name in self.norm_names
         }:
             raise BankError(f"ticket '{ticket.name}' has norm state of another body")
-        wanted = {k: v.shape for k, v in self._head.state_dict().items()}
-        if {k: v.shape for k, v in ticket.head.items()} != wanted:
+        given = _shapes(ticket.head)
+        if given not in (_shapes(h.state_dict()) for h in (self._head, self._merged_head)):
             raise BankError(f"ticket '{ticket.name}' has a head of another task")
+
+    def is_merged(self, ticket: Ticket) -> bool:
+        """Whether a ticket's head reads the unmasked body's features beside the ticket's own."""
+        return _shapes(ticket.head) != _shapes(self._head.state_dict())
 
     def effective_parameters(self, ticket_id: int) -> dict[str, torch.Tensor]:
         """The body's weights and norm state, and the head's, as one ticket sees them.
@@ -232,10 +241,10 @@ class TicketBank:
 
     def _make_network(self) -> Skeleton:
         parts = OrderedDict(body=self.backbone.body, head=self._head)
-        network = Skeleton(nn.Sequential(parts))
-        network.module.eval()
-        KernelOrder.accept(network.module)
-        return network
+        return _predicting(nn.Sequential(parts))
+
+    def _make_merged_network(self) -> Skeleton:
+        return _predicting(MergedNetwork(self.backbone.body, self._merged_head))
 
     def run_ticket(self, ticket_id: int, activation: torch.Tensor) -> torch.Tensor:
         """Outputs ``[batch, classes]`` of one ticket on trunk activations."""
@@ -244,9 +253,24 @@ class TicketBank:
             values = self._packed_parameters(ticket_id, order)
         else:
             values = self.effective_parameters(ticket_id)
-        with self._networks.borrow() as network:
-            outputs: torch.Tensor = network(values, activation)
+        outputs: torch.Tensor
+        if all(
+            values[f"head.{name}"].shape == t.shape for name, t in self._head.named_parameters()
+        ):
+            with self._networks.borrow() as network:
+                outputs = network(values, activation)
+        else:
+            plain = self.backbone.body(activation)
+            with self._merged_networks.borrow() as network:
+                outputs = network(values, activation, plain)
         return outputs
+
+    def head_of(self, ticket: Ticket) -> nn.Module:
+        """A ticket's head as a module of its own."""
+        blank = self._merged_head if self.is_merged(ticket) else self._head
+        head = copy.deepcopy(blank)
+        head.load_state_dict(dict(ticket.head))
+        return head.to(self.backbone.mean.device)
 
     def extract(self, ticket_id: int) -> nn.Module:
         """A ticket as a plain network of its own, on trunk activations.
@@ -259,9 +283,10 @@ class TicketBank:
         """
         values = self.effective_parameters(ticket_id)
         body = {name[5:]: t for name, t in values.items() if name.startswith("body.")}
-        head = copy.deepcopy(self._head).to(self.backbone.mean.device)
-        head.load_state_dict({n[5:]: t for n, t in values.items() if n.startswith("head.")})
         slim = slim_body(self.backbone.body, body, find_units(self.backbone.body))
+        if self.is_merged(self[ticket_id]):
+            slim = MergedBody(slim, copy.deepcopy(self.backbone.body))
+        head = self.head_of(self[ticket_id])
         return nn.Sequential(OrderedDict(body=slim, head=head))
 
     @torch.inference_mode()
@@ -411,7 +436,9 @@ class TicketBank:
 
         ``trunk`` and ``body`` are dense; ``union`` is the body weights at least one ticket keeps;
         ``norm`` and ``heads`` are summed over tickets (running statistics count); ``body_other``
-        is what is neither masked nor a norm (biases of convolutions and linear layers).
+        is what is neither masked nor a norm (biases of convolutions and linear layers). Where a
+        ticket's head reads the unmasked body's features too, ``union`` is the whole body and
+        ``norm`` counts the backbone's own as well.
         """
 
         def count(tensors: Mapping[str, torch.Tensor]) -> int:
@@ -419,14 +446,28 @@ class TicketBank:
 
         body = self.backbone.body.state_dict()
         norm = {k: v for k, v in body.items() if k in self.norm_names}
+        union, own_norm = self.union_mask().kept if len(self) else 0, 0
+        if any(self.is_merged(ticket) for ticket in self):
+            union, own_norm = self.layout.total, count(norm)
         return {
             "trunk": count(self.backbone.trunk.state_dict()),
             "body": count(body),
             "body_other": count(body) - self.layout.total - count(norm),
-            "union": self.union_mask().kept if len(self) else 0,
-            "norm": sum(count(t.norm) for t in self),
+            "union": union,
+            "norm": own_norm + sum(count(t.norm) for t in self),
             "heads": sum(count(t.head) for t in self),
         }
+
+
+def _predicting(module: nn.Module) -> Skeleton:
+    network = Skeleton(module)
+    network.module.eval()
+    KernelOrder.accept(network.module)
+    return network
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:

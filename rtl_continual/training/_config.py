@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rtl_continual.tickets import CubicScheduleConfig, ScheduleSection
 from rtl_continual.training._collapse_config import CollapseConfig
@@ -86,6 +86,12 @@ class TicketConfig(BaseModel):
         description="half of it times the squared (standardised) weights of a solved head is "
         "penalised",
     )
+    features: Literal["own", "merged"] = Field(
+        "own",
+        description="what the finished head reads. own: the ticket's features; merged: the "
+        "unmasked body's beside them, better where data are few, for one more pass of the body. "
+        "Needs head_finish: probe",
+    )
     class_balance: float = Field(
         0.0,
         ge=0,
@@ -126,3 +132,9 @@ class TicketConfig(BaseModel):
     cache_bytes: int = Field(
         2 * 2**30, ge=0, description="keep the data's trunk activations in memory up to this size"
     )
+
+    @model_validator(mode="after")
+    def _merged_heads_are_solved(self) -> Self:
+        if self.features == "merged" and self.head_finish != "probe":
+            raise ValueError("features: merged needs head_finish: probe")
+        return self

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rtl_continual.errors import DataError
+from rtl_continual.tickets import merge_features
 from rtl_continual.training._norm import fix_norm
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ def start_head(learner: TicketLearner, cache: HasActivations) -> None:
 def finish_head(learner: TicketLearner, cache: HasActivations) -> None:
     """Solve the head for the body as it will be served, if ``head_finish`` asks for it.
 
+    With ``features: merged`` it becomes a head over the unmasked body's features too. Training
+    needs none of that: it would leave the ticket to learn what those features lack.
+
     Args:
         learner: trained; a mask that has not reached its target is brought there first.
         cache: its training data.
@@ -66,28 +70,38 @@ def finish_head(learner: TicketLearner, cache: HasActivations) -> None:
 
 
 def _solve_head(learner: TicketLearner, cache: HasActivations, *, training: bool) -> None:
-    head = learner.head
+    head, bank = learner.head, learner.bank
     if not isinstance(head, nn.Linear):
         raise DataError(
             f"head_start and head_finish: probe solve linear heads alone, the task's is a "
             f"{type(head).__name__}; leave them at their defaults"
         )
+    merged = learner.config.features == "merged" and not training
     count = len(cache.targets)
     features, targets = [], []
     # Spread out, so that each chunk's batch statistics stand for the whole.
     chunks = -(-count // _BATCH)
     for first in range(chunks):
         activation, _, labels = cache.batch(torch.arange(first, count, chunks))
-        features.append(learner.represent(activation, training=training))
+        own = learner.represent(activation, training=training)
+        if merged:
+            with torch.no_grad():
+                own = merge_features(own, bank.backbone.body(activation))
+        features.append(own)
         targets.append(labels)
     weight, bias = solve_linear(
         torch.cat(features),
         torch.cat(targets),
         head.out_features,
-        loss=learner.bank.task.loss,
+        loss=bank.task.loss,
         weight_decay=learner.config.head_decay,
         iterations=_ITERATIONS,
     )
+    if merged:
+        with torch.random.fork_rng(devices=[]):  # its weights are replaced
+            wide = bank.task.build_head(2 * bank.backbone.feature_dim)
+        assert isinstance(wide, nn.Linear)
+        head = learner.head = wide.to(weight.device)
     with torch.no_grad():
         head.weight.copy_(weight)
         head.bias.copy_(bias)

@@ -90,7 +90,7 @@ class TicketLearner:
             torch.manual_seed(seed)
             self.head = bank.task.build_head(bank.backbone.feature_dim).to(device)
         if parent is not None:
-            self.head.load_state_dict(dict(parent.head))
+            self.head.load_state_dict(self._head_to_start_from(parent))
         self._generator = torch.Generator().manual_seed(seed)
         self.group = group
         self.gate = gate
@@ -106,6 +106,13 @@ class TicketLearner:
         self.logit_offset: torch.Tensor | None = None
         self._frozen = False
         self._binarise(self.start_sparsity)
+
+    def _head_to_start_from(self, parent: Ticket) -> dict[str, torch.Tensor]:
+        """A merged ticket's head without the part that reads the unmasked body's features."""
+        if not self.bank.is_merged(parent):
+            return dict(parent.head)
+        width = self.bank.backbone.feature_dim
+        return {**parent.head, "weight": parent.head["weight"][:, :width]}
 
     def _initial_scores(self, weights: torch.Tensor) -> torch.Tensor:
         scores = magnitude_scores(self.bank.layout, weights)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rtl_continual.backbones import RecordedBackbone
+from rtl_continual.backbones import RecordedBackbone, backbone_flops
 from rtl_continual.plugins import get_manager
 from rtl_continual.routing import Router
 from rtl_continual.runs._method import Answers, RunContext
@@ -110,6 +110,15 @@ def domain_counts(data: ImageSet, domains: tuple[str, ...]) -> dict[str, int]:
     """Samples of each domain that occurs; for the record, never to learn from."""
     counts = np.bincount(data.domains, minlength=len(domains))
     return {name: int(count) for name, count in zip(domains, counts, strict=True) if count}
+
+
+def merged_passes(bank: TicketBank) -> float:
+    """Passes of the unmasked body for an input, over the backbone's cost; 0 if no head asks."""
+    if not len(bank):
+        return 0.0
+    flops = backbone_flops(bank.backbone)
+    merged = sum(bank.is_merged(ticket) for ticket in bank) / len(bank)
+    return merged * flops["body"] / flops["total"]
 
 
 def serving_parameters(bank: TicketBank, num_domains: int) -> dict[str, float]:

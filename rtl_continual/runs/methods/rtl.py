@@ -21,6 +21,7 @@ from rtl_continual.runs.methods._tickets import (
     collapse_events,
     domain_counts,
     empty_bank,
+    merged_passes,
     servable,
     serving_parameters,
     ticket_options,
@@ -157,7 +158,7 @@ class RTLMethod(Method[MethodConfig]):
         assert isinstance(self.bank.router, Router)
         backbone = self.bank.backbone
         extra = self.bank.router.flops() + statistics_flops(backbone)
-        return 1 + extra / backbone_flops(backbone)["total"]
+        return 1 + extra / backbone_flops(backbone)["total"] + merged_passes(self.bank)
 
     def finish_evaluation(self, tests: dict[str, ImageSet]) -> None:
         """Compare the router with an oracle that knows each test image's domain.

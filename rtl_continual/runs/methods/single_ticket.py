@@ -12,6 +12,7 @@ from rtl_continual.runs.methods._tickets import (
     collapse_events,
     domain_counts,
     empty_bank,
+    merged_passes,
     serving_parameters,
     ticket_options,
 )
@@ -58,3 +59,6 @@ class SingleTicketMethod(Method[MethodConfig]):
 
     def parameters(self) -> dict[str, float]:
         return serving_parameters(self.bank, len(self.context.stream.domains))
+
+    def inference_ratio(self) -> float:
+        return 1 + merged_passes(self.bank)

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch.func import functional_call, jvp
 
 from rtl_continual.backbones import backbone_flops
+from rtl_continual.errors import RTLError
 from rtl_continual.runs._method import Answers, MethodConfig, RunContext
 from rtl_continual.runs.methods.rtl import RTLMethod
 from rtl_continual.streams import ImageSet
@@ -42,6 +43,8 @@ class SupSupMethod(RTLMethod):
     def __init__(self, context: RunContext, config: MethodConfig) -> None:
         super().__init__(context, config)
         assert isinstance(config, SupSupConfig)
+        if context.sections["tickets"].features == "merged":
+            raise RTLError("method 'supsup' needs tickets.features: own; it superposes bodies")
         self._group = config.group
 
     def predict(self, images: ImageSet, *, domain: int | None = None) -> Answers:
