@@ -26,7 +26,7 @@ SMALL_GROUP = 20
 COUNTS = (2, 3, 4, 5, 6, 8, 12)
 """Numbers of components tried with labels, up to the one that the options allow."""
 
-AGREED = 0.9
+AGREED = 0.95
 """Two answers confirm each other from this adjusted Rand index on."""
 
 FAR_DEVIATIONS = 6.0
