@@ -13,8 +13,9 @@ from rtl_continual.discovery import (
     clusterer_config_class,
     clusterer_names,
     find_gap,
+    gaussian_mixture,
 )
-from rtl_continual.discovery.gaussian_mixture import _confirmed
+from rtl_continual.discovery.gaussian_mixture import ENOUGH, _confirmed
 from rtl_continual.errors import DataError, RTLError
 
 
@@ -177,3 +178,25 @@ def test_the_finest_answer_that_another_confirms_counts() -> None:
     # No two agree: the one that is nearest to all.
     assert np.array_equal(_confirmed([another_three, two, three]), two)
     assert np.array_equal(_confirmed([three]), three)
+
+
+@pytest.mark.parametrize("apart", [0.0, 12.0])
+def test_where_nothing_is_apart_few_fits_say_so(
+    apart: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    fit = fit_domains
+
+    def counted(z: np.ndarray, targets: np.ndarray, count: int, **options: int) -> np.ndarray:
+        made.append(count)
+        return fit(z, targets, count, **options)
+
+    monkeypatch.setattr(gaussian_mixture, "fit_domains", counted)
+    x, labels = blobs([200, 200], apart=apart)
+    groups = make("gaussian_mixture").cluster(x, np.arange(400) % 3)
+    if apart:
+        assert adjusted_rand_score(labels, groups) == 1.0
+        assert len(made) > ENOUGH
+    else:
+        assert groups.max() == 0
+        assert len(made) == ENOUGH
