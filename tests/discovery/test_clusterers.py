@@ -15,6 +15,7 @@ from rtl_continual.discovery import (
     find_gap,
     gaussian_mixture,
 )
+from rtl_continual.discovery._class_mixture import fit_domains
 from rtl_continual.discovery.gaussian_mixture import ENOUGH, _confirmed
 from rtl_continual.errors import DataError, RTLError
 
