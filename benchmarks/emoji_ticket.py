@@ -1,7 +1,7 @@
 """What tickets are worth on drawing styles: against a probe, and with their heads solved.
 
-    rtl data prepare emoji
-    python benchmarks/emoji_ticket.py --styles noto,openmoji_black --set norm_share=0
+    rtl data prepare emoji --set size=128
+    python benchmarks/emoji_ticket.py --styles noto,openmoji_black --set features=own
 
 Trains a ticket on each style's training images, one after the other, with the options of
 `scenarios/emoji.yaml` unless told otherwise, and prints one JSON with balanced accuracies on the
@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
 
 import torch
 import yaml
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from rtl_continual.backbones import Backbone, build_backbone
+from rtl_continual.backbones import Backbone, BackboneConfig, build_backbone
 from rtl_continual.streams import EmojiConfig, ImageSet, build_stream
 from rtl_continual.tasks import Classification, balanced_accuracy, confusion_matrix
 from rtl_continual.tickets import TicketBank, TicketInfo
@@ -28,19 +29,7 @@ from rtl_continual.training import TicketConfig, commit_ticket, learn_ticket, so
 
 Weights = dict[str, torch.Tensor]
 
-OPTIONS = {
-    "sparsity": 0.5,
-    "epochs": 4,
-    "score_lr": 0.003,
-    "norm_lr": 0.001,
-    "head_lr": 0.001,
-    "norm_statistics": "fixed",
-    "start": "cold",
-    "head_start": "probe",
-    "head_finish": "probe",
-    "shift": 0,
-}
-"""The ``tickets`` section of ``scenarios/emoji.yaml``."""
+SCENARIO = Path(__file__).parent.parent / "scenarios" / "emoji.yaml"
 
 
 @torch.no_grad()
@@ -77,21 +66,21 @@ def main() -> None:
     """Parse, train, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--styles", default=",".join(EmojiConfig.all_domains))
-    parser.add_argument("--split", default="stage6")
-    parser.add_argument("--size", type=int, default=64, choices=(64, 128))
+    parser.add_argument("--split", help="default: the scenario's")
+    parser.add_argument("--size", type=int, choices=(64, 128), help="default: the scenario's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    options = {
+    scenario = yaml.safe_load(SCENARIO.read_text(encoding="utf-8"))
+    options = scenario["tickets"] | {
         key: yaml.safe_load(value) for key, _, value in (s.partition("=") for s in given.set)
     }
-    config = TicketConfig.model_validate(OPTIONS | options)
-    styles = tuple(given.styles.split(","))
-    stream = build_stream(EmojiConfig(domains=styles, size=given.size))
-    backbone = build_backbone(
-        "efficientnet_lite0", weights="package", input_size=given.size, split=given.split
-    )
+    config = TicketConfig.model_validate(options)
+    size = given.size or scenario["stream"]["size"]
+    stream = build_stream(EmojiConfig(domains=tuple(given.styles.split(",")), size=size))
+    overrides = {"input_size": size, "split": given.split or scenario["backbone"]["split"]}
+    backbone = build_backbone(BackboneConfig.model_validate(scenario["backbone"] | overrides))
     bank = TicketBank(backbone, Classification(len(stream.classes)))
     dense = dict(backbone.body.state_dict())
     start, probes, tickets = time.process_time(), {}, {}
@@ -107,7 +96,7 @@ def main() -> None:
     facts = {
         "split": backbone.split,
         "seed": given.seed,
-        "tickets": config.model_dump(mode="json", include={*OPTIONS, *options}),
+        "tickets": config.model_dump(mode="json", include={*options}),
         "probe": probes,
         "probe_mean": round(sum(probes.values()) / len(probes), 4),
         "ticket": tickets,
