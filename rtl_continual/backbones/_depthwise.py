@@ -102,7 +102,7 @@ def _by_channel(x: torch.Tensor) -> torch.Tensor:
     return rows.t().contiguous().view(channels, batch, height * width)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _joined(
     size: tuple[int, int], out: tuple[int, int], kernel: int, stride: int, padding: int
 ) -> torch.Tensor:
