@@ -103,16 +103,20 @@ def _maximise(z: np.ndarray, member: np.ndarray, share: np.ndarray) -> tuple[flo
 
 
 def _estimate(z: np.ndarray, member: np.ndarray, share: np.ndarray) -> _Domains:
-    classes, size = member.argmax(axis=1), share.sum(axis=0) + 1e-9
-    middle = share.T @ z / size[:, None]
-    usual = member.T @ (z - share @ middle) / np.maximum(member.sum(axis=0), 1)[:, None]
+    size, counts = share.sum(axis=0) + 1e-9, member.T @ share
+    weighted = [share[:, k : k + 1] * z for k in range(share.shape[1])]
+    sums = [member.T @ w for w in weighted]
+    middle = np.stack([total.sum(axis=0) for total in sums]) / size[:, None]
+    usual = member.T @ z - counts @ middle
+    usual /= np.maximum(member.sum(axis=0), 1)[:, None]
     places, whiteners = [], []
     for k, weight in enumerate(size):
-        mine = member * share[:, k : k + 1]
-        known = mine.T @ z + PRIOR_SAMPLES * (middle[k] + usual)
-        places.append(known / (mine.sum(axis=0) + PRIOR_SAMPLES)[:, None])
-        rest = z - places[k][classes]
-        covariance = (share[:, k : k + 1] * rest).T @ rest / weight
-        factor = np.linalg.cholesky(covariance + RIDGE * np.eye(z.shape[1]))
+        count = counts[:, k : k + 1]
+        place = (sums[k] + PRIOR_SAMPLES * (middle[k] + usual)) / (count + PRIOR_SAMPLES)
+        # The squares around the places, multiplied out, so that no sample meets its place.
+        cross = sums[k].T @ place
+        squares = weighted[k].T @ z - cross - cross.T + (place * count).T @ place
+        factor = np.linalg.cholesky(squares / weight + RIDGE * np.eye(z.shape[1]))
+        places.append(place)
         whiteners.append(np.linalg.inv(factor))
     return _Domains(np.log(size / len(z)), np.stack(places), np.stack(whiteners))
