@@ -9,10 +9,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from rtl_continual.backbones import backbone_flops
 from rtl_continual.errors import RTLError
+from rtl_continual.routing import FlatRouterConfig
 from rtl_continual.runs._method import Answers, Method, RunContext
 from rtl_continual.runs.methods import METHODS, method_class
 from rtl_continual.tasks import balanced_accuracy, confusion_matrix
+from rtl_continual.training import TicketConfig
 
 MakeContext = Callable[..., RunContext]
 REFERENCES = ["independent", "joint", "linear_probe"]
@@ -128,3 +131,27 @@ def test_parameters_are_counted(
         "bytes_on_disk": 4 * stored + sum(t.nbytes for m in mixtures for t in m.tensors().values()),
         "trainable": trainable,
     }
+
+
+@pytest.mark.parametrize("name", ["rtl", "single_ticket"])
+def test_merged_features_cost_a_pass_and_the_whole_body(
+    name: str, make_context: MakeContext
+) -> None:
+    found = {}
+    for features in ("own", "merged"):
+        tickets = TicketConfig(features=features, head_finish="probe")
+        method = learned(
+            name, make_context(sections={"tickets": tickets, "router": FlatRouterConfig()})
+        )
+        found[features] = method.inference_ratio(), method.parameters()
+    (own, few), (merged, all_) = found["own"], found["merged"]
+    flops = backbone_flops(make_context().make_backbone())
+    assert merged - own == pytest.approx(flops["body"] / flops["total"])
+    assert all_["union_of_body"] == 1.0 > few["union_of_body"]
+    assert all_["ratio_vs_separate"] < few["ratio_vs_separate"]
+
+
+def test_supsup_superposes_plain_tickets_only(make_context: MakeContext) -> None:
+    tickets = TicketConfig(features="merged", head_finish="probe")
+    with pytest.raises(RTLError, match=r"needs tickets\.features: own"):
+        learned("supsup", make_context(sections={"tickets": tickets, "router": FlatRouterConfig()}))
