@@ -103,9 +103,10 @@ def mixed() -> tuple[torch.Tensor, torch.Tensor]:
         {"kind": "units", "sparsity": 0.5},
         {"precision": "bfloat16"},
         {"norm_statistics": "fixed", "head_start": "probe", "head_finish": "probe"},
+        {"features": "merged", "head_finish": "probe"},
         {"start": "core", "flip": True, "collapse": {}},
     ],
-    ids=["default", "units", "bfloat16", "probe", "collapse"],
+    ids=["default", "units", "bfloat16", "probe", "merged", "collapse"],
 )
 def test_tickets_learn_and_answer(options: dict[str, Any]) -> None:
     bank = learned("cuda", **options)
