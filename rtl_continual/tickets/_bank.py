@@ -197,7 +197,11 @@ class TicketBank:
 
     def is_merged(self, ticket: Ticket) -> bool:
         """Whether a ticket's head reads the unmasked body's features beside the ticket's own."""
-        return _shapes(ticket.head) != _shapes(self._head.state_dict())
+        return self._is_wide(ticket.head)
+
+    def _is_wide(self, values: Mapping[str, torch.Tensor], prefix: str = "") -> bool:
+        own = self._head.named_parameters()
+        return any(values[prefix + name].shape != tensor.shape for name, tensor in own)
 
     def effective_parameters(self, ticket_id: int) -> dict[str, torch.Tensor]:
         """The body's weights and norm state, and the head's, as one ticket sees them.
@@ -254,15 +258,13 @@ class TicketBank:
         else:
             values = self.effective_parameters(ticket_id)
         outputs: torch.Tensor
-        if all(
-            values[f"head.{name}"].shape == t.shape for name, t in self._head.named_parameters()
-        ):
-            with self._networks.borrow() as network:
-                outputs = network(values, activation)
-        else:
+        if self._is_wide(values, "head."):
             plain = self.backbone.body(activation)
             with self._merged_networks.borrow() as network:
                 outputs = network(values, activation, plain)
+        else:
+            with self._networks.borrow() as network:
+                outputs = network(values, activation)
         return outputs
 
     def head_of(self, ticket: Ticket) -> nn.Module:
