@@ -141,6 +141,11 @@ class _DenseMethod(_AvalancheMethod[DenseT]):
             evaluator=quiet_evaluator(),
         )
 
+    def learn(self, index: int) -> None:
+        targets = self.context.stream.experiences[index].train.targets
+        self.strategy._criterion = self.config.loss(targets, self.num_classes)
+        super().learn(index)
+
     def predict(self, images: ImageSet, *, domain: int | None = None) -> Answers:
         return Answers(labels=predict_labels(self.strategy.model.eval(), images))
 

@@ -38,6 +38,22 @@ class LwFConfig(DenseConfig):
     temperature: float = Field(2.0, gt=0, description="of both networks' outputs")
 
 
+class _DER(DER):
+    """Avalanche's, with the criterion it is given.
+
+    Avalanche's takes plain cross-entropy as soon as it has a memory; the difference is added.
+    """
+
+    def _before_backward(self, **kwargs: Any) -> None:
+        if self.replay_loader is not None and self._criterion is not F.cross_entropy:
+            old = self.batch_size_mem
+            for share, part in ((1.0, slice(old, None)), (self.beta, slice(old))):
+                outputs, targets = self.mb_output[part], self.mb_y[part]
+                more = self._criterion(outputs, targets) - F.cross_entropy(outputs, targets)
+                self.loss += share * more
+        super()._before_backward(**kwargs)
+
+
 class DERMethod(_DenseMethod[DERConfig]):
     """Replay of images together with the logits they had (Buzzega et al., 2020; DER++).
 
@@ -54,7 +70,7 @@ class DERMethod(_DenseMethod[DERConfig]):
         )
         # DER's memory unpacks a task label with every image.
         self._experiences = [_with_task_label(e.train) for e in self.context.stream.experiences]
-        return DER(
+        return _DER(
             model=model,
             optimizer=dense_optimizer(model, self.config),
             criterion=F.cross_entropy,

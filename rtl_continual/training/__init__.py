@@ -1,7 +1,7 @@
 """Training: learns a ticket's mask, norm and head, and the router with it."""
 
 from rtl_continual.training._augment import random_flip, random_shift
-from rtl_continual.training._balance import balance_classes
+from rtl_continual.training._balance import Loss, balance_classes, balanced_loss
 from rtl_continual.training._collapse import CollapseMonitor, CollapseReport
 from rtl_continual.training._collapse_config import CollapseConfig
 from rtl_continual.training._collapse_scores import (
@@ -62,6 +62,7 @@ __all__ = [
     "JointConfig",
     "LayersPolicy",
     "LayersPolicyConfig",
+    "Loss",
     "MappedTrunkCache",
     "OnCollapse",
     "RegrowPolicy",
@@ -78,6 +79,7 @@ __all__ = [
     "TrunkCache",
     "TrunkOutputs",
     "balance_classes",
+    "balanced_loss",
     "batch_norm_mode",
     "build_relaxation_policy",
     "choose_parent",

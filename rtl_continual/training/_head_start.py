@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from rtl_continual.errors import DataError
 from rtl_continual.tickets import merge_features
+from rtl_continual.training._balance import Loss
 from rtl_continual.training._norm import fix_norm
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ __all__ = ["finish_head", "solve_linear", "start_head"]
 
 _ITERATIONS = 60
 _BATCH = 256
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class HasActivations(Protocol):
@@ -93,7 +91,7 @@ def _solve_head(learner: TicketLearner, cache: HasActivations, *, training: bool
         torch.cat(features),
         torch.cat(targets),
         head.out_features,
-        loss=bank.task.loss,
+        loss=learner.task_loss,
         weight_decay=learner.config.head_decay,
         iterations=_ITERATIONS,
     )

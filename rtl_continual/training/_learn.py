@@ -161,8 +161,8 @@ def start_learners(
     ]
     drive_together(learners, TicketLearner.build_optimizer(joint_parameter_groups(learners)))
     for learner, group, name in zip(learners, groups, names, strict=True):
-        start_head(learner, group)
         balance_classes(learner, group)
+        start_head(learner, group)
         watch_collapse(learner, group, ticket=name, on_collapse=on_collapse)
     return learners
 

@@ -26,6 +26,7 @@ from rtl_continual.tickets import (
     magnitude_scores,
 )
 from rtl_continual.training._augment import random_flip, random_shift
+from rtl_continual.training._balance import Loss
 from rtl_continual.training._config import TicketConfig
 from rtl_continual.training._driver import DecayingOptimizer
 from rtl_continual.training._relaxation import Relaxation
@@ -103,7 +104,7 @@ class TicketLearner:
         self.target = config.sparsity
         self.schedule = build_schedule(config.schedule)
         self.watch: CollapseWatch | None = None
-        self.logit_offset: torch.Tensor | None = None
+        self.task_loss: Loss = bank.task.loss
         self._frozen = False
         self._binarise(self.start_sparsity)
 
@@ -225,9 +226,7 @@ class TicketLearner:
             targets: labels ``[batch]``.
             features: the batch's router features, for the gate.
         """
-        if self.logit_offset is not None:
-            outputs = outputs + self.logit_offset
-        total = self.bank.task.loss(outputs, targets)
+        total = self.task_loss(outputs, targets)
         if self.gate is not None and features is not None:
             total = total + self.config.gate_weight * self.gate.loss(features, self.group)
         if self.config.sparsity_weight:

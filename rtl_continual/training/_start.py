@@ -87,8 +87,8 @@ def trial_losses(
     losses = []
     for start in starts:
         learner = TicketLearner(bank, config, total_steps=steps, seed=seed, parent=start)
-        start_head(learner, cache)
         balance_classes(learner, cache)
+        start_head(learner, cache)
         for epoch in range(epochs):
             for index in epoch_batches(len(kept), config.batch_size, seed, epoch):
                 activation, _, targets = cache.batch(kept[index])
@@ -104,5 +104,5 @@ def _mean_loss(learner: TicketLearner, cache: HasActivations, rows: torch.Tensor
     for index in rows.split(256):
         activation, _, targets = cache.batch(index)
         outputs = learner.forward(activation, training=False)
-        total += float(learner.bank.task.loss(outputs, targets)) * len(index)
+        total += float(learner.task_loss(outputs, targets)) * len(index)
     return total / len(rows)

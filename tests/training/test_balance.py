@@ -27,7 +27,7 @@ def long_tail(data: ArraySet) -> ArraySet:
     return data.subset(np.concatenate([rows[0], rows[1][: len(rows[1]) // 2], rows[2][:2]]))
 
 
-def test_the_offset_is_the_logarithm_of_the_frequency(
+def test_the_logarithm_of_the_frequency_is_added_in_the_loss(
     bank: TicketBank, make_data: MakeData
 ) -> None:
     data = long_tail(make_data())
@@ -36,8 +36,6 @@ def test_the_offset_is_the_logarithm_of_the_frequency(
     learner = TicketLearner(bank, options, total_steps=5, seed=0)
     balance_classes(learner, cache)
     share = torch.tensor([24, 12, 2, 0.5]) / 38
-    assert learner.logit_offset is not None
-    torch.testing.assert_close(learner.logit_offset, 2 * share.log())
     # In the loss alone: what the ticket answers is not shifted.
     outputs, targets = torch.zeros(38, 4), torch.as_tensor(data.targets)
     expected = torch.nn.functional.cross_entropy(2 * share.log().expand(38, 4), targets)
@@ -47,7 +45,7 @@ def test_the_offset_is_the_logarithm_of_the_frequency(
 def test_off_is_off(bank: TicketBank, make_data: MakeData) -> None:
     learner = TicketLearner(bank, TicketConfig(), total_steps=5, seed=0)
     balance_classes(learner, TrunkCache(bank, make_data(), 10**8))
-    assert learner.logit_offset is None
+    assert learner.task_loss == bank.task.loss
 
 
 def test_a_rare_class_is_recalled_more_often(bank: TicketBank, make_data: MakeData) -> None:
@@ -61,6 +59,20 @@ def test_a_rare_class_is_recalled_more_often(bank: TicketBank, make_data: MakeDa
         labels = grown.predict(test.images, ticket_ids=0).labels.numpy()
         recalls.append(float((labels[test.targets == 2] == 2).mean()))
     assert recalls[1] > recalls[0]
+
+
+def test_a_solved_head_is_balanced_too(bank: TicketBank, make_data: MakeData) -> None:
+    train = long_tail(make_data(count=192))
+    biases = []
+    for weight in (0.0, 2.0):
+        options = TicketConfig(
+            epochs=1, head_finish="probe", class_balance=weight, sparsity=0.5, head_decay=10
+        )
+        ticket, _ = learn_ticket(bank, train, options, info=TicketInfo("t"), seed=0)
+        biases.append(ticket.head["bias"] - ticket.head["bias"].mean())
+    # With weights held near zero the bias is what frequencies are learned by: less of it is left.
+    assert biases[1][2] > biases[0][2]
+    assert biases[1][0] < biases[0][0]
 
 
 @pytest.mark.parametrize("weight", [-0.1, 4.1])

@@ -16,7 +16,14 @@ from rtl_continual.backbones import Backbone, RecordedBackbone
 from rtl_continual.errors import DataError
 from rtl_continual.runs._method import MethodConfig
 from rtl_continual.streams import ImageSet, read_ahead
-from rtl_continual.training import epoch_batches, random_flip, random_shift, steps_per_epoch
+from rtl_continual.training import (
+    Loss,
+    balanced_loss,
+    epoch_batches,
+    random_flip,
+    random_shift,
+    steps_per_epoch,
+)
 
 __all__ = [
     "DenseConfig",
@@ -54,6 +61,14 @@ class DenseConfig(MethodConfig):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the arithmetic in training; bfloat16: autocast, as of tickets"
     )
+    class_balance: float = Field(
+        0.0, ge=0, le=4, description="weight of the adjustment for rare classes, as of tickets"
+    )
+
+    def loss(self, targets: np.ndarray, classes: int) -> Loss:
+        """Cross-entropy for data with these labels, adjusted for rare classes if asked to."""
+        labels = torch.as_tensor(targets)
+        return balanced_loss(F.cross_entropy, labels, classes, self.class_balance)
 
 
 class DenseModel(nn.Module):
@@ -179,13 +194,14 @@ def train_dense(
     optimizer = dense_optimizer(model, config)
     steps = epochs * steps_per_epoch(len(data), batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    criterion = config.loss(data.targets, model.head.out_features)
     model.train()
     for epoch in range(epochs):
         total = torch.zeros((), device=model.device)
         order = epoch_batches(len(data), batch_size, seed, epoch)
         for images, targets in read_ahead(data, (index.numpy() for index in order)):
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(images), targets.to(model.device))
+            loss = criterion(model(images), targets.to(model.device))
             loss.backward()
             optimizer.step()
             schedule.step()

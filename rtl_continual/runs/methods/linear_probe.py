@@ -15,7 +15,7 @@ from rtl_continual.runs._method import Answers, Method, MethodConfig, RunContext
 from rtl_continual.runs.methods._dense import count_floats
 from rtl_continual.runs.methods._frozen import frozen_features
 from rtl_continual.streams import ImageSet
-from rtl_continual.training import solve_linear
+from rtl_continual.training import balanced_loss, solve_linear
 
 __all__ = ["LinearProbeConfig", "LinearProbeMethod"]
 
@@ -25,6 +25,9 @@ class LinearProbeConfig(MethodConfig):
 
     weight_decay: float = Field(
         3e-3, ge=0, description="half of it times the squared (standardised) weights is penalised"
+    )
+    class_balance: float = Field(
+        0.0, ge=0, le=4, description="weight of the adjustment for rare classes, as of tickets"
     )
     iterations: int = Field(200, ge=1, description="at most so many L-BFGS iterations per head")
 
@@ -118,7 +121,7 @@ def _solve_head(
         features,
         targets,
         classes,
-        loss=F.cross_entropy,
+        loss=balanced_loss(F.cross_entropy, targets, classes, config.class_balance),
         weight_decay=config.weight_decay,
         iterations=config.iterations,
     )
