@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import io
 import warnings
 from typing import Any
@@ -102,6 +103,24 @@ def test_der_alpha_and_beta_matter(stream: Stream, backbone: Backbone) -> None:
         assert not torch.equal(weights(learn(DERMethod, config, stream, backbone)), base)
     memory = learn(DERMethod, DERConfig(memory=20), stream, backbone).details()["memory"]
     assert memory == {"images": 20, "bytes": 20 * (3 * 8 * 8 + 4 * 4)}
+
+
+def test_der_weighs_rare_classes_in_new_and_old_images(stream: Stream, backbone: Backbone) -> None:
+    first = stream.experiences[0].train
+    rare = first.subset(np.flatnonzero((first.targets > 0) | (np.arange(37) < 1)))
+    tail = dataclasses.replace(stream.experiences[0], train=rare)
+    stream = dataclasses.replace(stream, experiences=(tail, tail))
+
+    def recall(weight: float, beta: float) -> torch.Tensor:
+        config = DERConfig(shift=0, memory=20, alpha=0, beta=beta, class_balance=weight)
+        method: Any = learn(DERMethod, config, stream, backbone, epochs=2)
+        with torch.no_grad():
+            images, _ = rare.batch(np.arange(len(rare)))
+            return method.strategy.model.eval()(images).softmax(1)[:, 0].mean()
+
+    for beta in (0.0, 1.0):
+        assert recall(1.0, beta) > recall(0.0, beta)
+    assert recall(1.0, 1.0) != recall(1.0, 0.0)
 
 
 def test_lwf_alpha_holds_the_answers(stream: Stream, backbone: Backbone) -> None:

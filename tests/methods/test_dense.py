@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from rtl_continual.backbones import RecordedBackbone
 from rtl_continual.errors import DataError, RTLError
@@ -213,3 +214,26 @@ def test_norm_statistics_are_the_batchs_or_the_backbones(
     assert running
     assert all(torch.equal(learned[n], given[n]) == (kind == "backbone") for n in running)
     assert not torch.equal(learned["1.weight"], given["1.weight"])
+
+
+def test_a_balanced_loss_gives_rare_classes_more() -> None:
+    targets = np.array([0] * 9 + [1])
+    outputs, labels = torch.zeros(10, 2), torch.as_tensor(targets)
+    plain, balanced = (DenseConfig(class_balance=w).loss(targets, 2) for w in (0.0, 1.0))
+    assert plain is F.cross_entropy
+    share = torch.tensor([0.9, 0.1]).log().expand(10, 2)
+    torch.testing.assert_close(balanced(outputs, labels), F.cross_entropy(share, labels))
+
+
+def test_training_asks_for_the_balanced_loss(make_context: MakeContext, stream: Stream) -> None:
+    backbone, data = make_context().make_backbone(), stream.experiences[0].train
+    few = data.subset(np.flatnonzero((data.targets > 0) | (np.arange(len(data)) < 2)))
+    images, _ = few.batch(np.arange(len(few)))
+    shares = []
+    for weight in (0.0, 1.0):
+        config = DenseConfig(shift=0, class_balance=weight)
+        model = DenseModel.configured(backbone, len(stream.classes), 0, config)
+        train_dense(model, few, config, epochs=2, batch_size=12, seed=0, advance=lambda text: None)
+        with torch.no_grad():
+            shares.append(float(model(images).softmax(dim=1)[:, 0].mean()))
+    assert shares[1] > shares[0]

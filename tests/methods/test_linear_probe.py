@@ -44,6 +44,19 @@ def test_heads_are_what_scikit_learn_finds() -> None:
     np.testing.assert_allclose(ours.numpy(), reference.predict_proba(scaled), atol=1e-3)
 
 
+def test_a_balanced_head_answers_rare_classes_more_often() -> None:
+    features = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    targets = (torch.arange(100) < 5).long()
+    answered = [
+        int((features @ weight.T + bias).argmax(dim=1).sum())
+        for weight, bias in (
+            _solve_head(features, targets, 2, LinearProbeConfig(class_balance=balance))
+            for balance in (0.0, 1.0)
+        )
+    ]
+    assert answered[0] < 5 < answered[1]
+
+
 def test_the_router_grows_with_the_heads(make_context: MakeContext) -> None:
     context = make_context()
     method = learned(context)
