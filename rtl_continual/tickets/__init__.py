@@ -1,6 +1,6 @@
 """Tickets: masks and scores, schedules, similarity, and the bank that holds them."""
 
-from rtl_continual.tickets._bank import Prediction, TicketBank
+from rtl_continual.tickets._bank import TicketBank
 from rtl_continual.tickets._executor import (
     BUILT_IN_EXECUTORS,
     Executor,
@@ -16,6 +16,7 @@ from rtl_continual.tickets._executor import (
 from rtl_continual.tickets._lazy import LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._merged import MergedBody, merge_features
+from rtl_continual.tickets._predict import Prediction
 from rtl_continual.tickets._schedule import (
     BUILT_IN_SCHEDULES,
     CubicSchedule,

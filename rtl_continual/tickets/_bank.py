@@ -1,11 +1,10 @@
-"""The bank: an append-only collection of tickets over one frozen backbone, and how it predicts."""
+"""The bank: an append-only collection of tickets over one frozen backbone."""
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,19 +12,20 @@ import torch
 from torch import nn
 
 from rtl_continual.backbones import Backbone
-from rtl_continual.errors import BankError, DataError
-from rtl_continual.tickets._executor import Executor, GroupedExecutor, take_rows
+from rtl_continual.errors import BankError
+from rtl_continual.tickets._executor import Executor, GroupedExecutor
 from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._merged import MergedBody, MergedNetwork
 from rtl_continual.tickets._packed import KernelOrder
+from rtl_continual.tickets._predict import Prediction, predict
 from rtl_continual.tickets._similarity import similarity_matrix
 from rtl_continual.tickets._skeleton import Pool, Skeleton
 from rtl_continual.tickets._slim import slim_body
 from rtl_continual.tickets._ticket import Ticket
 from rtl_continual.tickets._units import find_units
 
-__all__ = ["Prediction", "TicketBank"]
+__all__ = ["TicketBank"]
 
 
 class RoutesFeatures(Protocol):
@@ -53,23 +53,6 @@ class BuildsHeads(Protocol):
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
 
     def decide(self, outputs: torch.Tensor) -> torch.Tensor: ...
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a bank says of a batch, in input order.
-
-    Args:
-        outputs: ``[batch, classes]``; ``nan`` rows where the router abstained.
-        ticket_ids: ``int64 [batch]``; -1 where the router abstained.
-        confidence: the router's confidence ``[batch]`` in 0..1.
-        labels: decided labels ``[batch]``; -1 where the router abstained.
-    """
-
-    outputs: torch.Tensor
-    ticket_ids: torch.Tensor
-    confidence: torch.Tensor
-    labels: torch.Tensor
 
 
 class TicketBank:
@@ -291,7 +274,6 @@ class TicketBank:
         head = self.head_of(self[ticket_id])
         return nn.Sequential(OrderedDict(body=slim, head=head))
 
-    @torch.inference_mode()
     def predict(
         self,
         images: torch.Tensor,
@@ -312,110 +294,7 @@ class TicketBank:
             DataError: if the images are not what the backbone takes, or give trunk statistics
                 that are not finite.
         """
-        if not len(self):
-            raise BankError("the bank is empty: add a ticket before predicting")
-        self.backbone.check_images(images)
-        given = None if ticket_ids is None else self._check_ids(ticket_ids, len(images))
-        if given is None and self.router is None:
-            raise BankError("the bank has no router: set one, or name the tickets to use")
-        device = self.backbone.mean.device
-        parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = [
-            self._predict_batch(
-                images[start : start + batch_size].to(device, memory_format=torch.channels_last),
-                None if given is None else given[start : start + batch_size],
-                start,
-            )
-            for start in range(0, max(len(images), 1), batch_size)
-        ]
-        outputs, ids, confidence = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-        labels = torch.where(ids < 0, -1, self.task.decide(outputs.nan_to_num()))
-        return Prediction(outputs, ids, confidence, labels)
-
-    def _check_ids(
-        self, ticket_ids: torch.Tensor | Sequence[int] | int, count: int
-    ) -> torch.Tensor:
-        ids = torch.as_tensor(ticket_ids, dtype=torch.int64).cpu()
-        if ids.shape not in ((), (count,)):
-            raise BankError(
-                f"ticket_ids must be one number or one for each of {count} images, got "
-                f"{list(ids.shape)}"
-            )
-        if count and not -1 <= int(ids.min()) <= int(ids.max()) < len(self):
-            raise BankError(
-                f"ticket_ids must be 0 to {len(self) - 1}, or -1 for none, got {int(ids.min())} "
-                f"to {int(ids.max())}"
-            )
-        return ids.expand(count)
-
-    def _predict_batch(
-        self, images: torch.Tensor, given: torch.Tensor | None, start: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        activation, features = self.backbone.run_trunk(images)
-        finite = torch.isfinite(features).all(dim=1)
-        if not finite.all():
-            bad = start + int((~finite).nonzero()[0])
-            raise DataError(f"image {bad} of the batch gives trunk statistics that are not finite")
-        outputs = torch.full((len(images), self.task.num_outputs), torch.nan, device=images.device)
-        if given is not None:
-            ids, weights = given[:, None], torch.ones(len(images), 1)
-            confidence = torch.ones(len(images))
-        else:
-            ids, weights, confidence = self._route(activation, features)
-        ids = ids.cpu()
-        if ids.shape[1] == 1:
-            rows = torch.nonzero(ids[:, 0] >= 0).flatten()
-            if len(rows) == len(ids) > 0:
-                outputs = self._execute(activation, ids[:, 0])
-            elif len(rows):
-                where = rows.to(outputs.device)
-                part = take_rows(activation, where)
-                outputs[where] = self._execute(part, ids[rows, 0])
-            return outputs, ids[:, 0], confidence
-        return self._mix(outputs, activation, ids, weights), ids[:, 0], confidence
-
-    def _route(self, activation: torch.Tensor, features: torch.Tensor) -> Any:
-        """The router's answer; one that asks for outputs gets those of the tickets it names."""
-        assert self.router is not None
-        ask = getattr(self.router, "route_by_outputs", None)
-        if ask is None:
-            return self.router.route(features)
-
-        def outputs_of(ticket_id: int, rows: torch.Tensor) -> torch.Tensor:
-            return self.run_ticket(ticket_id, take_rows(activation, rows.to(activation.device)))
-
-        return ask(features, outputs_of)
-
-    def _execute(self, activation: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        outputs = self.executor.execute(self, activation, ids)
-        if outputs.shape != (len(ids), self.task.num_outputs):
-            raise BankError(
-                f"executor '{self.executor.name}' gives outputs {list(outputs.shape)}, not "
-                f"{[len(ids), self.task.num_outputs]}"
-            )
-        return outputs
-
-    def _mix(
-        self,
-        outputs: torch.Tensor,
-        activation: torch.Tensor,
-        ids: torch.Tensor,
-        weights: torch.Tensor,
-    ) -> torch.Tensor:
-        """Weighted mean of the chosen tickets' probabilities, as log-probabilities."""
-        place, rows = torch.nonzero(ids.T >= 0, as_tuple=True)
-        share = weights.cpu().T[place, rows].to(outputs)[:, None]
-        counts = torch.bincount(place, minlength=ids.shape[1]).tolist()
-        where = rows.to(outputs.device)
-        mixed = torch.zeros_like(outputs)
-        if len(rows):
-            part = take_rows(activation, where)
-            answers = self._execute(part, ids[rows, place]).softmax(dim=1) * share
-            # One place at a time: a sample occurs once in each, so that the sum has one order.
-            for index, answer in zip(where.split(counts), answers.split(counts), strict=True):
-                mixed.index_add_(0, index, answer)
-        mixed = mixed.log()
-        mixed[(ids[:, 0] < 0).to(outputs.device)] = torch.nan
-        return mixed
+        return predict(self, images, ticket_ids=ticket_ids, batch_size=batch_size)
 
     def similarity(self, *, corrected: bool = False) -> np.ndarray:
         """Pairwise mask overlap ``[tickets, tickets]`` (Jaccard; optionally beyond chance)."""
