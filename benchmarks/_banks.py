@@ -42,12 +42,17 @@ def speed_backbone(name: str, pixels: int, device: str = "cpu") -> Backbone:
     return backbone.to(device, memory_format=torch.channels_last)
 
 
-def made_up_ticket(bank: TicketBank, *, density: float = 0.1, **parts: object) -> Ticket:
-    """The next ticket of a bank: a random mask, the backbone's norm state, a random head."""
+def made_up_ticket(
+    bank: TicketBank, *, density: float = 0.1, merged: bool = False, **parts: object
+) -> Ticket:
+    """The next ticket of a bank: a random mask, the backbone's norm state, a random head.
+
+    The head of a merged one reads the unmasked body's features too.
+    """
     generator = torch.Generator().manual_seed(len(bank))
     keep = torch.rand(bank.layout.total, generator=generator) < density
     state = bank.backbone.body.state_dict()
-    head = bank.task.build_head(bank.backbone.feature_dim).state_dict()
+    head = bank.task.build_head((1 + merged) * bank.backbone.feature_dim).state_dict()
     given = {
         "mask": Mask.from_flat(bank.layout, keep),
         "norm": {name: state[name] for name in bank.norm_names},
@@ -58,11 +63,13 @@ def made_up_ticket(bank: TicketBank, *, density: float = 0.1, **parts: object) -
     return Ticket(id=len(bank), **(given | parts))  # type: ignore[arg-type]
 
 
-def made_up_bank(backbone: Backbone, tickets: int, *, cache_bytes: int = 2**30) -> TicketBank:
+def made_up_bank(
+    backbone: Backbone, tickets: int, *, cache_bytes: int = 2**30, merged: bool = False
+) -> TicketBank:
     """A bank whose router spreads every batch evenly over its tickets."""
     bank = TicketBank(backbone, Classification(CLASSES), cache_bytes=cache_bytes)
     for _ in range(tickets):
-        bank.append(made_up_ticket(bank))
+        bank.append(made_up_ticket(bank, merged=merged))
     bank.router = SpreadRouter(tickets, backbone.router_feature_dim)
     return bank
 

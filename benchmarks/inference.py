@@ -3,7 +3,8 @@
 Baseline: the bare frozen network with one head, same weights, images, memory order and threads, in
 inference mode. Cases: ``routed`` is ``bank.predict``; ``two_pass`` runs the backbone once to
 route and once, grouped by ticket, to predict; ``pass_per_domain`` runs the whole batch through
-every ticket and picks afterwards. Tickets' weights are in the cache, unless a name ends in
+every ticket and picks afterwards; ``merged`` (with ``--merged``) is ``bank.predict`` where heads
+read the unmasked body's features as well. Tickets' weights are in the cache, unless a name ends in
 ``cold_cache``.
 Image sizes are small so that a run ends on two slow cores; overheads that do not depend on
 the image (weights that are read once for each group) weigh more than at 224 pixels
@@ -11,7 +12,7 @@ the image (weights that are read once for each group) weigh more than at 224 pix
 ``cold`` are about a bank of 100 tickets on ResNet-50, and about processors alone.
 
 Usage: python benchmarks/inference.py [--quick] [--threads N] [--device cuda] [--models A,B]
-    [--grid 1x1,6x64] [--pixels N] [--no-designs] [--no-memory]
+    [--grid 1x1,6x64] [--pixels N] [--merged] [--no-designs] [--no-memory]
 """
 
 from __future__ import annotations
@@ -88,15 +89,23 @@ def measure_model(report: Report, name: str) -> None:
     pixels = options.pixels or (224 if options.device == "cuda" else PIXELS[name])
     backbone = speed_backbone(name, pixels, options.device)
     grid = options.grid or ("1x1,1x64,6x64" if options.quick else GRIDS[name])
-    banks: dict[int, TicketBank] = {}
+    banks: dict[int, list[TicketBank]] = {}
     for cell in grid.split(","):
         tickets, batch = map(int, cell.split("x"))
         if tickets not in banks:
-            banks = {tickets: made_up_bank(backbone, tickets, cache_bytes=CACHE)}
-        bank = banks[tickets]
+            kinds = (False, True) if options.merged else (False,)
+            banks = {
+                tickets: [
+                    made_up_bank(backbone, tickets, cache_bytes=CACHE, merged=kind)
+                    for kind in kinds
+                ]
+            }
+        bank, *merged = banks[tickets]
         images = torch.rand(batch, 3, pixels, pixels, device=options.device)
         images = images.contiguous(memory_format=torch.channels_last)
         cases = {"bare": bare(bank, images), "routed": partial(bank.predict, images)}
+        if merged:
+            cases["merged"] = partial(merged[0].predict, images)
         if tickets == 6 and batch in (8, 64) and not options.no_designs:
             cases["two_pass"] = two_pass(bank, images)
             cases["pass_per_domain"] = pass_per_domain(bank, images)
@@ -188,6 +197,7 @@ def main() -> None:
     line.add_argument("--models", help="names, separated by commas, or none; quick: ResNets")
     line.add_argument("--grid", help=f"TICKETSxBATCH, by commas; default {GRIDS}")
     line.add_argument("--pixels", type=int, help=f"of all models' images; default {PIXELS} or 224")
+    line.add_argument("--merged", action="store_true", help="time merged features as well")
     line.add_argument("--no-designs", action="store_true", help="leave the other designs out")
     line.add_argument("--no-memory", action="store_true", help="leave memory and cold out")
     options = line.parse_args()

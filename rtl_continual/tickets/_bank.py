@@ -108,6 +108,8 @@ class TicketBank:
         self._cache: ByteCache[dict[str, torch.Tensor]] = ByteCache(cache_bytes, _tensor_bytes)
         self._networks = Pool(self._make_network)
         self._merged_networks = Pool(self._make_merged_network)
+        self._bodies = Pool(self._make_body)
+        self._packed_body: ByteCache[dict[str, torch.Tensor]] = ByteCache(0, _tensor_bytes)
         self.version = 0
         self.manifest = ""
         if tickets is not self._lazy:
@@ -233,22 +235,37 @@ class TicketBank:
     def _make_merged_network(self) -> Skeleton:
         return _predicting(MergedNetwork(self.backbone.body, self._merged_head))
 
+    def _make_body(self) -> Skeleton:
+        return _predicting(self.backbone.body)
+
     def run_ticket(self, ticket_id: int, activation: torch.Tensor) -> torch.Tensor:
         """Outputs ``[batch, classes]`` of one ticket on trunk activations."""
         order = KernelOrder.of(self.backbone)
-        if order is not None and order.fits(activation):
-            values = self._packed_parameters(ticket_id, order)
-        else:
+        if order is not None and not order.fits(activation):
+            order = None
+        if order is None:
             values = self.effective_parameters(ticket_id)
+        else:
+            values = self._packed_parameters(ticket_id, order)
         outputs: torch.Tensor
         if self._is_wide(values, "head."):
-            plain = self.backbone.body(activation)
+            plain = self._plain_features(activation, order)
             with self._merged_networks.borrow() as network:
                 outputs = network(values, activation, plain)
         else:
             with self._networks.borrow() as network:
                 outputs = network(values, activation)
         return outputs
+
+    def _plain_features(self, activation: torch.Tensor, order: KernelOrder | None) -> torch.Tensor:
+        """The unmasked body's features; its weights, too, are packed once."""
+        values: dict[str, torch.Tensor] = {}
+        if order is not None:
+            with torch.inference_mode(False):
+                values = self._packed_body.get(0, lambda: order.pack({}))
+        with self._bodies.borrow() as body:
+            features: torch.Tensor = body(values, activation)
+        return features
 
     def head_of(self, ticket: Ticket) -> nn.Module:
         """A ticket's head as a module of its own."""
