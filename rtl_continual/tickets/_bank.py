@@ -230,13 +230,22 @@ class TicketBank:
 
     def _make_network(self) -> Skeleton:
         parts = OrderedDict(body=self.backbone.body, head=self._head)
-        return _predicting(nn.Sequential(parts))
+        return self._predicting(nn.Sequential(parts), "body")
 
     def _make_merged_network(self) -> Skeleton:
-        return _predicting(MergedNetwork(self.backbone.body, self._merged_head))
+        return self._predicting(MergedNetwork(self.backbone.body, self._merged_head), "body")
 
     def _make_body(self) -> Skeleton:
-        return _predicting(self.backbone.body)
+        return self._predicting(self.backbone.body, "")
+
+    def _predicting(self, module: nn.Module, body: str) -> Skeleton:
+        """A twin for predicting of a module that holds the body under this name."""
+        network = Skeleton(module)
+        network.module.eval()
+        order = KernelOrder.of(self.backbone)
+        if order is not None:
+            order.accept(network.module.get_submodule(body))
+        return network
 
     def run_ticket(self, ticket_id: int, activation: torch.Tensor) -> torch.Tensor:
         """Outputs ``[batch, classes]`` of one ticket on trunk activations."""
@@ -355,13 +364,6 @@ class TicketBank:
             "norm": own_norm + sum(count(t.norm) for t in self),
             "heads": sum(count(t.head) for t in self),
         }
-
-
-def _predicting(module: nn.Module) -> Skeleton:
-    network = Skeleton(module)
-    network.module.eval()
-    KernelOrder.accept(network.module)
-    return network
 
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

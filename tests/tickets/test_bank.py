@@ -103,6 +103,7 @@ def test_a_mixed_batch_is_answered_in_order(bank: TicketBank, mixed: Mixed) -> N
         torch.testing.assert_close(alone.outputs[0], answer.outputs[i], rtol=1e-5, atol=1e-5)
 
 
+@torch.inference_mode()  # as `predict` runs: gradients ask for weights of another order
 def test_groups_do_not_see_each_other(bank: TicketBank, mixed: Mixed) -> None:
     images, domains = mixed
     answer = bank.predict(images)
@@ -146,6 +147,7 @@ def test_batches_are_put_together_in_order(bank: TicketBank, mixed: Mixed) -> No
     torch.testing.assert_close(parts.outputs, whole.outputs, rtol=1e-5, atol=1e-5)
 
 
+@torch.inference_mode()
 def test_given_tickets_replace_the_router(bank: TicketBank, mixed: Mixed) -> None:
     images, _ = mixed
     wanted = [0, 1, 2, -1] * 3

@@ -67,7 +67,7 @@ def test_many_channels_on_few_places_are_a_matrix_product(
     x = torch.randn(5, 256, *size)
     order = KernelOrder(body, x[:1])
     twin = Skeleton(body)
-    KernelOrder.accept(twin.module)
+    order.accept(twin.module)
     with torch.inference_mode():
         packed = order.pack(dict(body.named_parameters()))
         assert (packed["0.weight"].ndim == 2) is product
@@ -133,3 +133,46 @@ def test_a_bank_without_convolutions_has_no_order() -> None:
     )
     assert KernelOrder.of(backbone) is None
     assert TicketBank(backbone, Classification(2)).prepared == ()
+
+
+class Norms(nn.Module):
+    """A batch norm that can be folded into its convolution, and three that cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(4, 4, 3, padding=1) for _ in "abcd")
+        self.of_a, self.of_b, self.of_sum = (nn.BatchNorm2d(4) for _ in "abs")
+        self.twice = nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.of_a(self.a(x)).relu()
+        x = self.b(x)
+        x = x + self.of_b(x)  # somebody else reads it, too
+        x = self.of_sum(x + 1)
+        return self.twice(self.d(self.twice(self.c(x))))
+
+
+def test_a_norm_is_folded_if_it_alone_reads_the_convolution() -> None:
+    torch.manual_seed(0)
+    body = Norms().eval()
+    for norm in body.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                nn.init.uniform_(tensor, 0.5, 2)
+    x = torch.randn(3, 4, 8, 8)
+    order = KernelOrder(body, x[:1])
+    packed = order.pack({})
+    assert [name for name in packed if "of_" in name or "twice" in name] == [
+        "of_a.weight",
+        "of_a.bias",
+    ]
+    twin = Skeleton(body)
+    order.accept(twin.module)
+    with torch.inference_mode():
+        torch.testing.assert_close(twin(packed, x), body(x), rtol=1e-4, atol=1e-4)
+        # Values of a ticket are what is folded, not the body's own; plain values are run plainly.
+        other = {"of_a.weight": torch.full((4,), 3.0), "of_a.running_mean": torch.ones(4)}
+        expected = torch.func.functional_call(body, other, x)
+        torch.testing.assert_close(twin(other, x), expected)
+        torch.testing.assert_close(twin(order.pack(other), x), expected, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(expected, body(x), atol=1e-2)

