@@ -233,16 +233,19 @@ class _Seen:
 
 
 class _Readers(TorchDispatchMode):
-    """Counts by how many operations each tensor is read; other threads go on unwatched."""
+    """Counts by how many operations each tensor is read, by its id; in this thread alone."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counts: Counter[int] = Counter()
+        self._alive: list[torch.Tensor] = []  # so that no id is given twice
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        self.counts.update({id(x) for x in tree_leaves((args, kwargs)) if torch.is_tensor(x)})
+        read = {id(x): x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x)}
+        self.counts.update(read.keys())
+        self._alive += read.values()
         return func(*args, **(kwargs or {}))
 
 

@@ -160,7 +160,9 @@ def test_a_norm_is_folded_if_it_alone_reads_the_convolution() -> None:
             for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
                 nn.init.uniform_(tensor, 0.5, 2)
     x = torch.randn(3, 4, 8, 8)
-    order = KernelOrder(body, x[:1])
+    order, again = KernelOrder(body, x[:1]), [KernelOrder(body, x[:1]) for _ in range(30)]
+    assert {*order._norms} == {"a"}
+    assert all(other._norms == order._norms for other in again), "whatever ids tensors get"
     packed = order.pack({})
     assert [name for name in packed if "of_" in name or "twice" in name] == [
         "of_a.weight",
