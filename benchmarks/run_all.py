@@ -5,7 +5,8 @@
 some in common. ``--check`` compares each ratio with the one of its name in that file and fails
 (exit code 1) if one is worse by more than the noise margin: a quarter, plus half the width
 between the quartiles of both. It wants a machine that does nothing else. Where torch sees a CUDA
-device, ``inference`` and ``training_step`` run on it too, as ``inference:cuda`` and so on.
+device, ``inference``, ``training_step`` and ``slim_tickets`` run on it too, as
+``inference:cuda`` and so on.
 
 Usage: python benchmarks/run_all.py [--quick] (--write | --check) [--only A,B]
 """
@@ -35,7 +36,7 @@ NAMES = (
     "data_loading",
     "slim_tickets",
 )
-ON_CUDA = ("inference", "training_step")
+ON_CUDA = ("inference", "training_step", "slim_tickets")
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 MARGIN = 0.25
 
