@@ -11,6 +11,7 @@ from rtl_continual.backbones._build import (
 )
 from rtl_continual.backbones._config import BackboneConfig
 from rtl_continual.backbones._flops import backbone_flops, statistics_flops
+from rtl_continual.backbones._readout import BlockReadout
 from rtl_continual.backbones._recorded import RecordedBackbone
 from rtl_continual.backbones._statistics import activation_statistics
 
@@ -19,6 +20,7 @@ __all__ = [
     "Backbone",
     "BackboneConfig",
     "BackboneSource",
+    "BlockReadout",
     "InputSpec",
     "RecordedBackbone",
     "TrunkOutput",

@@ -58,6 +58,7 @@ class Backbone(nn.Module):
         weights: where the weights came from, kept for the record.
         taps: names of the trunk's children whose output statistics the router reads;
             ``None`` reads the trunk's last output alone.
+        readout: what the body's output is made of, kept for the record.
 
     Raises:
         RTLError: if a tap names no child of the trunk.
@@ -86,6 +87,7 @@ class Backbone(nn.Module):
         split: str = "custom",
         weights: str = "given",
         taps: Sequence[str] | None = None,
+        readout: str = "final",
     ) -> None:
         super().__init__()
         self.name = name
@@ -96,6 +98,7 @@ class Backbone(nn.Module):
         self.split = split
         self.weights = weights
         self.taps = tuple(taps) if taps is not None else None
+        self.readout = readout
         self.options: dict[str, Any] = {}
         """Options of its kind alone (a plugin's), as JSON values; see :func:`build_backbone`."""
         children = [child for child, _ in trunk.named_children()]
@@ -210,9 +213,11 @@ class Backbone(nn.Module):
         return self._identity
 
     def compute_identity(self) -> str:
-        """Hash name, split, taps and each tensor's name, type, shape and bytes, now."""
+        """Hash name, split, taps, readout and each tensor's name, type, shape and bytes, now."""
         digest = hashlib.sha256()
-        header = {"name": self.name, "split": self.split, "taps": self.taps}
+        header: dict[str, Any] = {"name": self.name, "split": self.split, "taps": self.taps}
+        if self.readout != "final":  # identities are older than this option
+            header["readout"] = self.readout
         digest.update(json.dumps(header, sort_keys=True).encode())
         for key, tensor in sorted(self.state_dict().items()):
             value = tensor.detach().cpu().contiguous()

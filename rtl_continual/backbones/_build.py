@@ -19,6 +19,7 @@ from rtl_continual.backbones._config import BackboneConfig
 from rtl_continual.backbones._glyphnet import GLYPHNET
 from rtl_continual.backbones._lite import EFFICIENTNET_LITE0
 from rtl_continual.backbones._packaged import PACKAGED, packaged_weights
+from rtl_continual.backbones._readout import BlockReadout
 from rtl_continual.backbones._timm import from_timm
 from rtl_continual.backbones._torchvision import TORCHVISION, torchvision_weights
 from rtl_continual.backbones._weights import (
@@ -153,15 +154,25 @@ def _build_architecture(config: BackboneConfig) -> Backbone:
     if taps is not None:
         tapped = {resolve_stage("tap", tap, names[:cut]) for tap in taps}
         taps = tuple(name for name in names[:cut] if name in tapped)
+    trunk = nn.Sequential(OrderedDict((name, stages[name]) for name in names[:cut]))
+    rest = OrderedDict((name, stages[name]) for name in names[cut:])
+    body: nn.Sequential = nn.Sequential(rest)
+    feature_dim = network.feature_dim
+    if config.readout == "blocks":
+        height, width = spec.size or (64, 64)
+        with torch.no_grad():
+            body = BlockReadout(rest, trunk.eval()(torch.zeros(1, spec.channels, height, width)))
+        feature_dim = body.feature_dim
     return Backbone(
         config.name,
-        nn.Sequential(OrderedDict((name, stages[name]) for name in names[:cut])),
-        nn.Sequential(OrderedDict((name, stages[name]) for name in names[cut:])),
-        feature_dim=network.feature_dim,
+        trunk,
+        body,
+        feature_dim=feature_dim,
         input_spec=spec,
         split=split,
         weights=config.weights,
         taps=taps,
+        readout=config.readout,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 __all__ = ["BackboneConfig"]
@@ -26,6 +28,11 @@ class BackboneConfig(BaseModel):
         None,
         min_length=1,
         description="trunk stages whose statistics the router reads; null reads the last one",
+    )
+    readout: Literal["final", "blocks"] = Field(
+        "final",
+        description="what heads read. final: the network's last features; blocks: the means of "
+        "every block's output in the body beside them",
     )
     width: int = Field(24, ge=1, description="channels of glyphnet's stem; for glyphnet alone")
     mean: tuple[float, float, float] | None = Field(

@@ -48,6 +48,7 @@ class RecordedBackbone(Backbone):
             input_spec=InputSpec(values, (1, 1), (0.0,) * values, (1.0,) * values),
             split=original.split,
             weights=original.weights,
+            readout=original.readout,
         )
         self.taps = original.taps
         self.options = dict(original.options)

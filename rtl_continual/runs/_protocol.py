@@ -148,6 +148,7 @@ def backbone_facts(backbone: Backbone, identity: str) -> dict[str, Any]:
         "weights": backbone.weights,
         "split": backbone.split,
         "taps": backbone.taps,
+        "readout": backbone.readout,
         "feature_dim": backbone.feature_dim,
         "router_feature_dim": backbone.router_feature_dim,
         "identity": identity,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from torch import nn
 
 from rtl_continual.backbones import (
     Backbone,
@@ -51,8 +52,11 @@ def backbone_config(backbone: Backbone) -> dict[str, Any] | None:
         "taps": None if backbone.taps is None else list(backbone.taps),
         "input_size": None if size is None else size[0],
     }
+    if backbone.readout != "final":
+        values["readout"] = backbone.readout
     if backbone.name == "glyphnet":
-        values["width"] = backbone.feature_dim // 4
+        stem = next(m for m in backbone.trunk.modules() if isinstance(m, nn.Conv2d))
+        values["width"] = stem.out_channels
     return {**values, **backbone.options}
 
 
