@@ -2,6 +2,7 @@
 
     rtl data prepare emoji --set size=128
     python benchmarks/emoji_ticket.py --styles noto,openmoji_black --set features=own
+    python benchmarks/emoji_ticket.py --readout final --probe-only
 
 Trains a ticket on each style's training images, one after the other, with the options of
 `scenarios/emoji.yaml` unless told otherwise, and prints one JSON with balanced accuracies on the
@@ -25,7 +26,13 @@ from rtl_continual.backbones import Backbone, BackboneConfig, build_backbone
 from rtl_continual.streams import EmojiConfig, ImageSet, build_stream
 from rtl_continual.tasks import Classification, balanced_accuracy, confusion_matrix
 from rtl_continual.tickets import TicketBank, TicketInfo
-from rtl_continual.training import TicketConfig, commit_ticket, learn_ticket, solve_linear
+from rtl_continual.training import (
+    TicketConfig,
+    balanced_loss,
+    commit_ticket,
+    learn_ticket,
+    solve_linear,
+)
 
 Weights = dict[str, torch.Tensor]
 
@@ -43,14 +50,18 @@ def features(backbone: Backbone, images: ImageSet, weights: Weights) -> torch.Te
     return torch.cat(parts)
 
 
-def probe(backbone: Backbone, train: ImageSet, held_out: ImageSet, weights: Weights) -> float:
+def probe(
+    backbone: Backbone, train: ImageSet, held_out: ImageSet, weights: Weights, config: TicketConfig
+) -> float:
     """Balanced accuracy of a head that is solved on the training images' features."""
+    targets = torch.as_tensor(train.targets)
+    classes = int(targets.max()) + 1
     weight, bias = solve_linear(
         features(backbone, train, weights),
-        torch.as_tensor(train.targets),
-        int(train.targets.max()) + 1,
-        loss=F.cross_entropy,
-        weight_decay=0.01,
+        targets,
+        classes,
+        loss=balanced_loss(F.cross_entropy, targets, classes, config.class_balance),
+        weight_decay=config.head_decay,
         iterations=60,
     )
     return score(held_out, features(backbone, held_out, weights) @ weight.T + bias)
@@ -67,6 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--styles", default=",".join(EmojiConfig.all_domains))
     parser.add_argument("--split", help="default: the scenario's")
+    parser.add_argument("--readout", choices=("final", "blocks"), help="default: the scenario's")
+    parser.add_argument("--probe-only", action="store_true", help="no tickets")
     parser.add_argument("--size", type=int, choices=(64, 128), help="default: the scenario's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -79,14 +92,19 @@ def main() -> None:
     config = TicketConfig.model_validate(options)
     size = given.size or scenario["stream"]["size"]
     stream = build_stream(EmojiConfig(domains=tuple(given.styles.split(",")), size=size))
-    overrides = {"input_size": size, "split": given.split or scenario["backbone"]["split"]}
+    overrides = {"input_size": size, "split": given.split, "readout": given.readout}
+    overrides = {key: value for key, value in overrides.items() if value is not None}
     backbone = build_backbone(BackboneConfig.model_validate(scenario["backbone"] | overrides))
     bank = TicketBank(backbone, Classification(len(stream.classes)))
     dense = dict(backbone.body.state_dict())
-    start, probes, tickets = time.process_time(), {}, {}
+    start = time.process_time()
+    probes: dict[str, float] = {}
+    tickets: dict[str, float] = {}
     for number, experience in enumerate(stream.experiences):
         held_out, style = experience.validation, experience.name
-        probes[style] = probe(backbone, experience.train, held_out, dense)
+        probes[style] = probe(backbone, experience.train, held_out, dense, config)
+        if given.probe_only:
+            continue
         ticket, learner = learn_ticket(
             bank, experience.train, config, info=TicketInfo(style), seed=given.seed
         )
@@ -95,12 +113,13 @@ def main() -> None:
         tickets[style] = score(held_out, bank.predict(images, ticket_ids=number).outputs)
     facts = {
         "split": backbone.split,
+        "readout": backbone.readout,
         "seed": given.seed,
         "tickets": config.model_dump(mode="json", include={*options}),
         "probe": probes,
         "probe_mean": round(sum(probes.values()) / len(probes), 4),
         "ticket": tickets,
-        "ticket_mean": round(sum(tickets.values()) / len(tickets), 4),
+        "ticket_mean": round(sum(tickets.values()) / len(tickets), 4) if tickets else None,
         "body_weights_kept": round(bank.union_mask().kept / bank.layout.total, 3),
         "seconds_of_processor": round(time.process_time() - start, 1),
     }
