@@ -2,7 +2,13 @@
 
 from rtl_continual.discovery._clusterer import Clusterer
 from rtl_continual.discovery._detector import ShiftDetector, Verdict
-from rtl_continual.discovery._discover import UNASSIGNED, Discovery, DiscoveryConfig, discover
+from rtl_continual.discovery._discover import (
+    UNASSIGNED,
+    Arrival,
+    Discovery,
+    DiscoveryConfig,
+    discover,
+)
 from rtl_continual.discovery._gap import Gap, find_gap
 from rtl_continual.discovery._known import KnownTickets
 from rtl_continual.discovery._merge import MergeProposal, merge_proposals
@@ -22,6 +28,7 @@ __all__ = [
     "BUILT_IN_CLUSTERERS",
     "BUILT_IN_DETECTORS",
     "UNASSIGNED",
+    "Arrival",
     "Clusterer",
     "Discovery",
     "DiscoveryConfig",

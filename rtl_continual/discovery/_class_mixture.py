@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.cluster import KMeans
 
-__all__ = ["fit_domains", "without_classes"]
+__all__ = ["fit_domains", "fit_newcomer", "without_classes"]
 
 PRIOR_SAMPLES = 5.0
 """A class's place in a domain counts as if so many samples lay where it is on average."""
@@ -16,6 +16,8 @@ RIDGE = 1e-2
 """Added to each covariance, on axes that are scaled to the features' deviations."""
 
 ITERATIONS = 25
+
+NEWCOMER_ITERATIONS = 12
 
 GAIN = 5e-3
 """Fitting ends when the mean log-likelihood gains less than this in a step."""
@@ -71,7 +73,7 @@ def fit_domains(
         The likeliest domain of each sample, ``int64 [samples]``.
     """
     _, classes = np.unique(targets, return_inverse=True)
-    rows = np.linspace(0, len(z) - 1, min(len(z), samples)).astype(int)
+    rows = _spread(np.arange(len(z)), samples)
     few, member = z[rows], np.eye(classes.max() + 1)[classes[rows]]
     starts = (without_classes(few, classes[rows]), few / np.sqrt(few.std(axis=0) + 1e-12))
     best, chosen = -np.inf, None
@@ -83,6 +85,58 @@ def fit_domains(
             best, chosen = likelihood, domains
     assert chosen is not None
     return np.asarray(chosen.density(z, classes).argmax(axis=1))
+
+
+def fit_newcomer(
+    z: np.ndarray,
+    targets: np.ndarray,
+    late: np.ndarray,
+    *,
+    components: int = 4,
+    seed: int = 0,
+    samples: int = 2000,
+) -> np.ndarray:
+    """Look for one domain more among some samples, beside those that the others come from.
+
+    The other samples are described by ``components`` domains, as :func:`fit_domains` has them.
+    These then stay as they are, and expectation maximisation fits a newcomer to the ``late``
+    samples, each of which comes from one of the domains or from the newcomer. Some newcomer is
+    always found: whether it lies apart is for the caller to judge.
+
+    Args:
+        z: ``[samples, axes]``.
+        targets: class of each sample, ``int64 [samples]``.
+        late: where the newcomer may occur, ``bool [samples]``.
+        components: domains of the other samples.
+        seed: of the start.
+        samples: fit on at most so many of either kind, evenly spread.
+
+    Returns:
+        Whether a sample is rather the newcomer's, ``bool [samples]``, false where not ``late``.
+    """
+    _, classes = np.unique(targets, return_inverse=True)
+    member = np.eye(classes.max() + 1)
+    rows, new = (_spread(np.flatnonzero(where), samples) for where in (~late, late))
+    start = without_classes(z[rows], classes[rows])
+    labels = KMeans(components, n_init=1, random_state=seed).fit(start).labels_
+    share = np.eye(components)[labels] * 0.9 + 0.1 / components
+    _, others = _maximise(z[rows], member[classes[rows]], share)
+    usual = np.logaddexp.reduce(others.density(z[late], classes[late]), axis=1)
+    fit_on = np.searchsorted(np.flatnonzero(late), new)
+    mine = np.full(len(usual), 0.5)
+    for _ in range(NEWCOMER_ITERATIONS):
+        newcomer = _estimate(z[new], member[classes[new]], mine[fit_on, None])
+        density = newcomer.density(z[late], classes[late])[:, 0]
+        odds = usual - density + np.log1p(-min(np.exp(newcomer.share[0]), 0.999))
+        mine = 1 / (1 + np.exp(np.clip(odds, -500, 500)))
+    found = np.zeros(len(z), dtype=bool)
+    found[late] = mine > 0.5
+    return found
+
+
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` of some rows, evenly spread."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), count)).astype(int)]
 
 
 def _maximise(z: np.ndarray, member: np.ndarray, share: np.ndarray) -> tuple[float, _Domains]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from rtl_continual.discovery._edges import find_edge
 from rtl_continual.discovery._features import as_features
 from rtl_continual.discovery._gap import find_gap
 from rtl_continual.discovery._known import KnownTickets
@@ -20,7 +21,7 @@ from rtl_continual.discovery._space import principal_space
 from rtl_continual.discovery.gaussian_mixture import GaussianMixtureConfig
 from rtl_continual.discovery.page_hinkley import PageHinkleyConfig
 
-__all__ = ["UNASSIGNED", "Discovery", "DiscoveryConfig", "discover"]
+__all__ = ["UNASSIGNED", "Arrival", "Discovery", "DiscoveryConfig", "discover"]
 
 UNASSIGNED = -1
 """The cluster of a sample that belongs nowhere."""
@@ -84,12 +85,32 @@ class DiscoveryConfig(BaseModel):
         "ticket's own samples lies on its side of the gap; other domains leave 0.00 to 0.04 "
         "there, a ticket's own classes 0.10 and more",
     )
+    hold_back: float = Field(
+        0.33,
+        ge=0,
+        le=0.5,
+        description="a piece of another domain within this share of an experience's end waits for "
+        "the next experience, and one at its beginning founds no ticket; with labels only; 0 is off",
+    )
     memory: int = Field(
         512, ge=4, description="online: so many of the latest samples are kept to decide on"
     )
     check_every: int = Field(
         8, ge=1, description="online: look for new groups every so many mini-batches, alarm or not"
     )
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """How an experience's samples arrived: in the order of their rows.
+
+    Args:
+        waiting: so many of the first ones come from the experience before, where they waited.
+        last: no experience follows, so that nothing can wait.
+    """
+
+    waiting: int = 0
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,12 +123,14 @@ class Discovery:
         new: ids of the tickets that the data need beyond the known ones.
         outliers: samples left unassigned.
         capped: groups that would have become tickets but for ``max_tickets``.
+        held: rows of the samples that wait for the next experience; unassigned, but no outliers.
     """
 
     ticket_ids: np.ndarray
     new: tuple[int, ...]
     outliers: int
     capped: int = 0
+    held: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def members(self, ticket: int) -> np.ndarray:
         """Rows of the samples that a ticket serves."""
@@ -120,6 +143,7 @@ def discover(
     config: DiscoveryConfig | None = None,
     *,
     targets: np.ndarray | None = None,
+    arrival: Arrival | None = None,
 ) -> Discovery:
     """Decide which samples belong to existing tickets and which form new clusters.
 
@@ -133,11 +157,18 @@ def discover(
     A change of the class mix makes no ticket: a sample is judged by itself against the ticket's
     whole range, and a class that the ticket knows has the ticket's own samples around it.
 
+    Where one domain fades into the next, an experience begins with samples of the domain before and
+    ends with some of the next one. Those at the end are too few to be told from a rare look of the
+    domain they touch. So with ``arrival`` and labels, a piece that stands apart at the end waits: it
+    is to be put in front of the next experience, and is decided together with that. A piece of a
+    known domain at the beginning founds no ticket.
+
     Args:
         features: router features ``[samples, features]``.
         known: the bank's tickets; not changed.
         config: options.
         targets: class labels ``[samples]``, where at hand.
+        arrival: for samples in the order of their arrival; without it the order says nothing.
 
     Raises:
         DataError: without samples, or if a sample's features are not finite; the message names it.
@@ -153,6 +184,8 @@ def discover(
     config = config or DiscoveryConfig()
     x = as_features(features, width=known.width)
     search = _Search(x, known, config, targets)
+    if arrival is not None:
+        search.look_at_ends(arrival)
     if not len(known):
         search.look_everywhere()
     elif search.within_classes:
@@ -179,20 +212,38 @@ class _Search:
         self.targets = None if targets is None else np.asarray(targets)
         self.clusterer = build_clusterer(config.clusterer)
         self.first_new = len(known)
-        self.known = known.copy()
+        self.old, self.known = known, known.copy()
         self.within_classes = targets is not None and self.clusterer.by_features
         self.capped = 0
         self.founders: dict[int, np.ndarray] = {}
+        self.founding = np.ones(len(x), dtype=bool)
+        self.held = np.empty(0, dtype=np.int64)
+
+    def look_at_ends(self, arrival: Arrival) -> None:
+        """Keep pieces of neighbouring domains from founding a ticket."""
+        count = int(self.config.hold_back * (len(self.x) - arrival.waiting))
+        if not self.within_classes or not count:
+            return
+        x, targets = self.x.numpy(), self.targets
+        assert targets is not None
+        if not arrival.last:
+            self.held = find_edge(x, targets, count)
+            self.founding[self.held] = False
+        if self.first_new:
+            # Seen from behind, what is left over of the domain before comes last.
+            order = np.roll(np.flatnonzero(self.founding), -arrival.waiting)[::-1]
+            old = order[find_edge(x[order], targets[order], count)]
+            self.founding[old] = len(old) > 0 and self._is_new(old)
 
     def look_everywhere(self) -> None:
         """Without tickets every group is new."""
-        for rows in self._groups(np.arange(len(self.x))):
+        for rows in self._groups(np.flatnonzero(self.founding)):
             self._add(rows)
 
     def look_outside(self) -> None:
         """Groups of samples outside every ticket."""
         surprise = self.known.surprise(self.x).numpy()
-        outside = surprise > self.config.outside
+        outside = self.founding & (surprise > self.config.outside)
         if outside.sum() < self.config.min_support:
             return
         nearest = self.known.nearest(self.x).numpy()
@@ -200,7 +251,7 @@ class _Search:
             ticket = int(np.bincount(nearest[rows]).argmax())
             if ticket >= self.first_new:
                 continue  # the fringe of a group that was found just now
-            beside = nearest == ticket
+            beside = self.founding & (nearest == ticket)
             share = outside[beside].mean()
             if np.median(surprise[rows]) > self.config.far or share > self.config.outside_share:
                 self._add(rows)
@@ -211,14 +262,20 @@ class _Search:
         With labels groups differ within classes, so the known and the new fall apart by
         themselves. To leave the known out first would cut pieces off the new domains.
         """
-        surprise = self.known.surprise(self.x).numpy()
-        nearest = self.known.nearest(self.x).numpy()
-        for rows in self._groups(np.arange(len(self.x))):
-            outside = (surprise[rows] > self.config.outside).mean()
-            far = np.median(surprise[rows]) > self.config.far
-            ticket = int(np.bincount(nearest[rows]).argmax())
-            if far or outside > self.config.outside_share or self._is_apart(rows, ticket):
+        for rows in self._groups(np.flatnonzero(self.founding)):
+            if self._is_new(rows):
                 self._add(rows)
+
+    def _is_new(self, rows: np.ndarray) -> bool:
+        """Whether a group lies outside of every ticket, or apart from the nearest one."""
+        here = self.x[torch.from_numpy(rows)]
+        surprise = self.old.surprise(here).numpy()
+        outside = (surprise > self.config.outside).mean()
+        far = np.median(surprise) > self.config.far
+        ticket = int(np.bincount(self.old.nearest(here).numpy()).argmax())
+        return bool(
+            far or outside > self.config.outside_share or self._is_apart(rows, ticket)
+        )
 
     def look_inside(self) -> None:
         """Groups within a known ticket's range, but apart from its own samples."""
@@ -263,6 +320,7 @@ class _Search:
         if not self.clusterer.by_features:
             for ticket, rows in self.founders.items():
                 ids[rows] = ticket
+        ids[self.held] = UNASSIGNED
         new: list[int] = []
         for ticket in range(self.first_new, len(self.known)):
             rows = ids == ticket
@@ -271,4 +329,5 @@ class _Search:
                 new.append(self.first_new + len(new))
             else:
                 ids[rows] = UNASSIGNED
-        return Discovery(ids, tuple(new), int((ids == UNASSIGNED).sum()), self.capped)
+        outliers = int((ids == UNASSIGNED).sum()) - len(self.held)
+        return Discovery(ids, tuple(new), outliers, self.capped, self.held)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rtl_continual.discovery._gap import find_gap
+from rtl_continual.discovery._gap import Gap, find_gap
 from rtl_continual.discovery._space import principal_space
 
-__all__ = ["class_valley", "join_pieces"]
+__all__ = ["COMPARED", "class_gap", "join_pieces"]
 
 BRIDGE = 1e-4
 """A valley that is deeper than this holds nothing between the groups.
@@ -85,15 +85,15 @@ def _small_and_bridged(
     return None
 
 
-def class_valley(
+def class_gap(
     x: np.ndarray, targets: np.ndarray, first: np.ndarray, second: np.ndarray, *, axes: int
-) -> float:
-    """The valley between two groups, looked for within classes alone.
+) -> Gap:
+    """The gap between two groups, looked for within classes alone.
 
     Two groups are different domains only if samples of the same class differ between them. So
     classes that are in one group alone are left out, and each other class is moved to the middle
-    between its means in both. Groups without a common class are not told apart: 1. A few samples
-    show no gap and stay apart: 0.
+    between its means in both. Groups without a common class are not told apart: valley and leak are
+    1. A few samples show no gap and stay apart: both are 0.
 
     Args:
         x: features ``[samples, features]``.
@@ -104,11 +104,11 @@ def class_valley(
     """
     count = int(targets.max()) + 1
     if min(len(first), len(second)) < COMPARED:
-        return 0.0
+        return Gap(0.0, 0.0)
     seen = [np.bincount(targets[rows], minlength=count) for rows in (first, second)]
     common = np.flatnonzero((seen[0] >= SEEN) & (seen[1] >= SEEN))
     if np.minimum(*seen)[common].sum() < COMPARED:
-        return 1.0
+        return Gap(1.0, 1.0)
     parts = [rows[np.isin(targets[rows], common)] for rows in (first, second)]
     moved = [x[rows] for rows in parts]
     for target in common:
@@ -117,4 +117,4 @@ def class_valley(
         for m, h in zip(moved, here, strict=True):
             m[h] -= middle
     z = principal_space(np.concatenate(moved), axes=axes)
-    return find_gap(z[: len(moved[0])], z[len(moved[0]) :]).valley
+    return find_gap(z[: len(moved[0])], z[len(moved[0]) :])

@@ -15,7 +15,7 @@ from sklearn.mixture import GaussianMixture
 from rtl_continual.discovery._class_mixture import fit_domains
 from rtl_continual.discovery._clusterer import Clusterer
 from rtl_continual.discovery._gap import find_gap
-from rtl_continual.discovery._joining import class_valley, join_pieces
+from rtl_continual.discovery._joining import class_gap, join_pieces
 from rtl_continual.discovery._space import principal_space
 
 __all__ = ["GaussianMixtureClusterer", "GaussianMixtureConfig"]
@@ -93,7 +93,7 @@ class GaussianMixtureClusterer(Clusterer):
 
     With labels the components are domains with a place of their own for each class
     (:func:`fit_domains`), for several numbers of components; valleys are looked for within classes
-    (:func:`class_valley`); and a group that is rare beside another and connected to it is one of
+    (:func:`class_gap`); and a group that is rare beside another and connected to it is one of
     its looks. The answer with most groups that the fit with another number of components confirms
     counts.
 
@@ -149,7 +149,7 @@ class GaussianMixtureClusterer(Clusterer):
             )
             answers[count] = join_pieces(
                 _without_small(z, pieces),
-                lambda a, b: class_valley(x, targets, a, b, axes=self.config.axes),
+                lambda a, b: class_gap(x, targets, a, b, axes=self.config.axes).valley,
                 max_valley=self.config.max_class_valley,
                 min_share=self.config.min_share,
                 max_clusters=self.config.max_clusters,
