@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rtl_continual.avalanche._batches import ExperienceCache
 from rtl_continual.avalanche._unfinished import cluster_name
-from rtl_continual.discovery import Discovery, DiscoveryConfig, KnownTickets, discover
+from rtl_continual.discovery import Arrival, Discovery, DiscoveryConfig, KnownTickets, discover
 from rtl_continual.routing import FeatureMixture
 from rtl_continual.tickets import Ticket, TicketBank
 
@@ -25,14 +25,19 @@ class ExperienceGrowth:
     Args:
         bank: the strategy's bank; tickets that it holds already are known.
         config: options of discovery.
+
+    Attributes:
+        waiting: a copy of the experience before with the samples that wait for the next one.
     """
 
     def __init__(self, bank: TicketBank, config: DiscoveryConfig | None) -> None:
         self.bank = bank
         self.config = config or DiscoveryConfig()
         self.found: Discovery | None = None
+        self.waiting: Any | None = None
         self._known = KnownTickets([FeatureMixture(t.statistics) for t in bank])
         self._features: list[torch.Tensor] = []
+        self._next_waiting: Any | None = None
 
     def look(
         self, experience: Any, make_loader: Callable[[Dataset[Any]], DataLoader[Any]]
@@ -40,10 +45,11 @@ class ExperienceGrowth:
         """A copy of an experience with the samples of its new clusters, one after the other.
 
         Its ``clusters`` are their sizes by name. The domain's name is taken off: a cluster is
-        called by its number.
+        called by its number. Samples that wait come first; those that have to wait now are left
+        out, see :meth:`settle`.
 
         Args:
-            experience: what has arrived.
+            experience: what has arrived; what waits itself, to decide on it without any other.
             make_loader: of its samples in their own order.
 
         Returns:
@@ -53,11 +59,24 @@ class ExperienceGrowth:
             DataError: if samples cannot be used.
         """
         where = f"training data of '{cluster_name(experience)}'"
-        loader = make_loader(experience.dataset.eval())
-        cache = ExperienceCache(self.bank, loader, where, keep=False, budget=0)
+        arrived, last = experience.dataset, not _has_next(experience)
+        dataset, waiting = arrived, 0
+        if experience is self.waiting:
+            last = True
+        elif self.waiting is not None:
+            dataset, waiting = self.waiting.dataset.concat(arrived), len(self.waiting.dataset)
+        cache = ExperienceCache(self.bank, make_loader(dataset.eval()), where, keep=False, budget=0)
         self.found = discover(
-            cache.features, self._known, self.config, targets=cache.targets.cpu().numpy()
+            cache.features,
+            self._known,
+            self.config,
+            targets=cache.targets.cpu().numpy(),
+            arrival=Arrival(waiting, last),
         )
+        self._next_waiting = None
+        if len(self.found.held):
+            self._next_waiting = copy.copy(experience)
+            self._next_waiting._dataset = arrived.subset((self.found.held - waiting).tolist())
         if not self.found.new:
             return None
         groups = [self.found.members(ticket) for ticket in self.found.new]
@@ -65,7 +84,7 @@ class ExperienceGrowth:
             cache.features[torch.from_numpy(r).to(cache.features.device)] for r in groups
         ]
         part = copy.copy(experience)
-        part._dataset = experience.dataset.subset(np.concatenate(groups).tolist())
+        part._dataset = dataset.subset(np.concatenate(groups).tolist())
         part.domain = None
         part.clusters = {
             f"cluster {ticket}": len(rows)
@@ -79,6 +98,16 @@ class ExperienceGrowth:
             self._known.add(FeatureMixture(ticket.statistics), features)
         self._features.clear()
 
+    def settle(self) -> None:
+        """The experience is done: what waited is decided, and its own samples may wait."""
+        self.waiting, self._next_waiting = self._next_waiting, None
+
     def forget(self) -> None:
         """Leave out the clusters whose tickets were not finished."""
         self._features.clear()
+
+
+def _has_next(experience: Any) -> bool:
+    """Whether an experience says that its stream goes on after it."""
+    stream = getattr(experience, "origin_stream", None)
+    return stream is not None and experience.current_experience + 1 < len(stream)

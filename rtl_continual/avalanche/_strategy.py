@@ -73,7 +73,8 @@ class RoutedTickets(SupervisedTemplate):
     With ``growth="discover"`` nobody has to say where a domain begins: an experience is taken
     apart into clusters, and those that no ticket serves yet get a ticket each. These are trained
     together with the router, their batches taking turns. An experience that brings nothing new is
-    not trained on.
+    not trained on. A piece of the next domain at its end waits for the next experience
+    (``discovery.hold_back``, :attr:`waiting`); the last of the stream lets nothing wait.
     The backbone and earlier tickets never change. Evaluation reads images alone: no task label,
     no experience number, no domain name.
 
@@ -221,11 +222,36 @@ class RoutedTickets(SupervisedTemplate):
                 seen = [experience] if eval_streams is None else eval_streams
                 if part is not None:
                     super().train(part, list(seen), **kwargs)
+                self.growth.settle()
             return dict(self.evaluator.get_last_metrics())
         finally:
             self._end_ticket()
             if self.growth is not None:
                 self.growth.forget()
+
+    @property
+    def waiting(self) -> int:
+        """Samples that wait for the next experience (``growth="discover"``)."""
+        waits = None if self.growth is None else self.growth.waiting
+        return 0 if waits is None else len(waits.dataset)
+
+    def train_waiting(
+        self, eval_streams: Sequence[Any] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Decide on the samples that wait, where no experience follows that they could wait for.
+
+        A stream's last experience lets nothing wait, so this is for those who stop before it.
+
+        Args:
+            eval_streams: as in :meth:`train`; default: the samples themselves.
+            **kwargs: as in :meth:`train`.
+
+        Returns:
+            The last value of every metric.
+        """
+        if self.growth is None or self.growth.waiting is None:
+            return dict(self.evaluator.get_last_metrics())
+        return self.train(self.growth.waiting, eval_streams, **kwargs)
 
     def _plain_loader(self, kwargs: dict[str, Any], dataset: Any) -> DataLoader[Any]:
         """Samples in their own order, loaded as the caller of :meth:`train` wants it."""

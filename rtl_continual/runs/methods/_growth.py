@@ -12,6 +12,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from rtl_continual.discovery import (
+    Arrival,
     Discovery,
     DiscoveryConfig,
     KnownTickets,
@@ -21,7 +22,7 @@ from rtl_continual.discovery import (
     merge_proposals,
 )
 from rtl_continual.routing import FeatureMixture
-from rtl_continual.streams import ImageSet
+from rtl_continual.streams import ImageSet, concatenate
 from rtl_continual.tickets import Ticket, TicketBank
 
 __all__ = ["Growth"]
@@ -54,13 +55,22 @@ class Growth:
         self._learned: list[tuple[np.ndarray, np.ndarray]] = []
         self.by_features = build_clusterer(config.clusterer).by_features
         self._alarms: list[int | None] = []
+        self._waiting: list[ImageSet] = []
 
-    def look(self, features: torch.Tensor, data: ImageSet) -> Discovery:
+    def with_waiting(self, data: ImageSet) -> ImageSet:
+        """An experience with the samples in front that waited for it."""
+        return concatenate([*self._waiting, data])
+
+    def look(self, features: torch.Tensor, data: ImageSet, *, last: bool) -> Discovery:
         """Decide about an experience. Its domains are kept for :meth:`facts` alone.
 
         Args:
-            features: router features of its samples ``[samples, features]``.
-            data: the experience.
+            features: router features ``[samples, features]`` of :meth:`with_waiting`.
+            data: the experience alone.
+            last: no experience follows, so that nothing can wait.
+
+        Returns:
+            The decision on the samples of :meth:`with_waiting`, in that order.
 
         Raises:
             DataError: if the data set is empty or an image's features are not finite.
@@ -68,11 +78,20 @@ class Growth:
         self._features = features.cpu()
         start = time.process_time()
         self._alarms.append(self._first_alarm())
-        found = discover(self._features, self.known, self.config, targets=data.targets)
+        waiting, whole = sum(len(part) for part in self._waiting), self.with_waiting(data)
+        found = discover(
+            self._features,
+            self.known,
+            self.config,
+            targets=whole.targets,
+            arrival=Arrival(waiting, last),
+        )
         self.seconds += time.process_time() - start
         self._found.append(found)
-        self._hidden.append(data.domains)
-        self._targets = data.targets
+        self._hidden.append(whole.domains)
+        self._targets = whole.targets
+        # A sample waits once at most, so all of them are the experience's own.
+        self._waiting = [data.subset(found.held - waiting)] if len(found.held) else []
         return found
 
     def _first_alarm(self) -> int | None:
@@ -115,7 +134,8 @@ class Growth:
         served: set[int] = set()
         false_alarms, detector_alarms, delays = 0, 0, []
         for found, hidden, alarm in zip(self._found, self._hidden, self._alarms, strict=True):
-            unknown = np.flatnonzero(~np.isin(hidden, list(served)))
+            decided = _decided(found)
+            unknown = np.flatnonzero(decided & ~np.isin(hidden, list(served)))
             is_new = len(unknown) >= self.config.min_support
             if served:
                 begin = int(unknown[0]) // MINI_BATCH if is_new else 0
@@ -127,15 +147,19 @@ class Growth:
                 domain = int(np.bincount(hidden[found.members(ticket)]).argmax())
                 false_alarms += domain in served
                 served.add(domain)
-        assigned = np.concatenate([found.ticket_ids for found in self._found])
+        # A sample that waits is counted once: where it is decided.
+        decided = [_decided(found) for found in self._found]
+        assigned, domains = (
+            np.concatenate([part[rows] for part, rows in zip(parts, decided, strict=True)])
+            for parts in ([found.ticket_ids for found in self._found], self._hidden)
+        )
         masks = [ticket.mask for ticket in self.bank]
         return {
             "clusters_found": len(self.known),
-            "adjusted_rand_index": float(
-                adjusted_rand_score(np.concatenate(self._hidden), assigned)
-            ),
+            "adjusted_rand_index": float(adjusted_rand_score(domains, assigned)),
             "false_alarms": false_alarms,
             "unassigned": int((assigned < 0).sum()),
+            "held_back": sum(len(found.held) for found in self._found),
             "beyond_cap": sum(found.capped for found in self._found),
             "delay_in_mini_batches": delays,
             "detector_false_alarms": detector_alarms,
@@ -151,3 +175,10 @@ class Growth:
             return None
         look = self.seconds / len(self._found)
         return round(look / (self.training_seconds / len(self.bank)), 4)
+
+
+def _decided(found: Discovery) -> np.ndarray:
+    """Which samples do not wait, ``bool [samples]``."""
+    decided = np.ones(len(found.ticket_ids), dtype=bool)
+    decided[found.held] = False
+    return decided

@@ -50,12 +50,16 @@ class RTLMethod(Method[MethodConfig]):
             self._growth = Growth(self.bank, context.sections["discovery"])
 
     def learn(self, index: int) -> None:
-        train = self.context.stream.experiences[index].train
+        experiences = self.context.stream.experiences
+        arrived = train = experiences[index].train
+        if self._growth is not None:
+            train = self._growth.with_waiting(arrived)
         cache = TrunkCache(self.bank, train, self.options.cache_bytes)
         if self._growth is None:
             self._add_tickets(cache, [np.arange(len(train))], [self.ticket_info(index)])
             return
-        found = self._growth.look(cache.features, train)
+        last = index == len(experiences) - 1
+        found = self._growth.look(cache.features, arrived, last=last)
         self._tell(index, found)
         groups = [found.members(number) for number in found.new]
         infos = [
@@ -84,6 +88,7 @@ class RTLMethod(Method[MethodConfig]):
             experience=index,
             new=len(found.new),
             unassigned=found.outliers,
+            held_back=len(found.held),
             beyond_cap=found.capped,
         )
         if found.new:
