@@ -1,8 +1,9 @@
 """How well discovery finds domains that nobody names, on two built-in streams.
 
 Cases: a clean (one new domain an experience), b mixed (two or three domains an experience), c
-recurring (domains come back), d gradual (on mini-batches, one domain fades into the next), e class
-mix (no shift, but only a few classes or a long tail), f outliers (a burst of broken images).
+recurring (domains come back), d gradual (one domain fades into the next, in experiences and in
+mini-batches), e class mix (no shift, but only a few classes or a long tail), f outliers (a burst of
+broken images).
 Only router features are needed, so no ticket is trained. The last line is one JSON object.
 Offline cases have class labels, as training has; streams of mini-batches have none.
 
@@ -25,6 +26,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from rtl_continual.backbones import Backbone, BackboneConfig, build_backbone
 from rtl_continual.discovery import (
+    Arrival,
     DiscoveryConfig,
     KnownTickets,
     OnlineDiscovery,
@@ -35,6 +37,9 @@ from rtl_continual.streams import ImageSet, build_stream, stream_config_class
 BATCH = 32
 FADE = 20
 """Mini-batches over which one domain fades into the next."""
+
+BLUR = 0.33
+"""Share of an experience, on each side of a border, over which it fades into the next one."""
 
 
 class Part:
@@ -47,13 +52,18 @@ class Part:
         return Part(self.x[torch.from_numpy(rows)], self.y[rows], self.domain[rows])
 
 
-def join(parts: Sequence[Part], rng: np.random.Generator) -> Part:
-    """Several parts shuffled together."""
-    whole = Part(
+def concatenate(parts: Sequence[Part]) -> Part:
+    """Several parts, one after the other."""
+    return Part(
         torch.cat([p.x for p in parts]),
         np.concatenate([p.y for p in parts]),
         np.concatenate([p.domain for p in parts]),
     )
+
+
+def join(parts: Sequence[Part], rng: np.random.Generator) -> Part:
+    """Several parts shuffled together."""
+    whole = concatenate(parts)
     return whole.take(rng.permutation(len(whole.y)))
 
 
@@ -97,27 +107,53 @@ def load(name: str, seed: int, backbone: Backbone, cache: Path | None) -> list[d
     ]
 
 
-def grow(known: KnownTickets, part: Part, config: DiscoveryConfig) -> np.ndarray:
-    """Decide about an experience and add what is new; the samples' tickets."""
-    found = discover(part.x, known, config, targets=part.y)
-    for ticket in found.new:
-        known.learn(part.x[torch.from_numpy(found.members(ticket))])
-    return found.ticket_ids
+def load_gradual(name: str, seed: int, backbone: Backbone, cache: Path | None) -> list[Part]:
+    """Experiences of which each fades into the next over a third of its images."""
+    path = None if cache is None else cache / f"{name}{seed}-gradual.npz"
+    arrays: dict[str, np.ndarray] = {}
+    if path is not None and path.exists():
+        with np.load(path) as archive:
+            arrays = dict(archive)
+    else:
+        section = {"seed": seed, "blur": BLUR}
+        for i, experience in enumerate(
+            build_stream(stream_config_class(name).model_validate(section)).experiences
+        ):
+            images, _ = experience.train.batch(range(len(experience.train)))
+            arrays[f"{i}.x"] = router_features(backbone, images).numpy()
+            arrays[f"{i}.y"] = experience.train.targets
+            arrays[f"{i}.domain"] = experience.train.domains
+        if path is not None:
+            np.savez(path, **arrays)  # type: ignore[arg-type]
+    return [
+        Part(torch.from_numpy(arrays[f"{i}.x"]), arrays[f"{i}.y"], arrays[f"{i}.domain"])
+        for i in range(sum(key.endswith(".x") for key in arrays))
+    ]
 
 
 def offline(parts: Sequence[Part], config: DiscoveryConfig) -> dict[str, Any]:
     """Decide about one experience after the other, from an empty bank on."""
-    known, ids, counts = KnownTickets(), [], []
-    for part in parts:
-        ids.append(grow(known, part, config))
+    known, decided, ids, counts, held = KnownTickets(), [], [], [], []
+    waiting = parts[0].take(np.arange(0))
+    for number, part in enumerate(parts, start=1):
+        whole = concatenate([waiting, part])
+        arrival = Arrival(len(waiting.y), last=number == len(parts))
+        found = discover(whole.x, known, config, targets=whole.y, arrival=arrival)
+        for ticket in found.new:
+            known.learn(whole.x[torch.from_numpy(found.members(ticket))])
+        rest = np.setdiff1d(np.arange(len(whole.y)), found.held)
+        decided.append(whole.domain[rest])
+        ids.append(found.ticket_ids[rest])
+        waiting = whole.take(found.held)
         counts.append(len(known))
-    assigned = np.concatenate(ids)
-    hidden = np.concatenate([part.domain for part in parts])
+        held.append(len(found.held))
+    assigned, hidden = np.concatenate(ids), np.concatenate(decided)
     return {
         "adjusted_rand_index": round(adjusted_rand_score(hidden, assigned), 4),
         "tickets": len(known),
         "tickets_after": counts,
         "right": len(set(hidden.tolist())),
+        "held_back": held,
         "unassigned": round(float((assigned < 0).mean()), 4),
     }
 
@@ -300,6 +336,10 @@ def measure(
     note("b_mixed_two", lambda rng: mixed(rng, 2))
     note("b_mixed_three", lambda rng: mixed(rng, 3))
     note("c_recurring", lambda rng: offline(back, config))
+    note(
+        "d_gradual_experiences",
+        lambda rng: offline(load_gradual(name, seed, backbone, options.cache), config),
+    )
     note("d_gradual", lambda rng: online(fading(domains, rng), one_ticket(domains[0]), config))
     note("d_abrupt", lambda rng: online(abrupt(domains, rng), one_ticket(domains[0]), config))
     note("e_class_mix", lambda rng: class_mix(domains, config, options.batches, rng))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 __all__ = ["fit_domains", "fit_newcomer", "without_classes"]
 
@@ -92,7 +94,7 @@ def fit_newcomer(
     targets: np.ndarray,
     late: np.ndarray,
     *,
-    components: int = 4,
+    components: int,
     seed: int = 0,
     samples: int = 2000,
 ) -> np.ndarray:
@@ -107,7 +109,7 @@ def fit_newcomer(
         z: ``[samples, axes]``.
         targets: class of each sample, ``int64 [samples]``.
         late: where the newcomer may occur, ``bool [samples]``.
-        components: domains of the other samples.
+        components: domains of the other samples, at most as many as there are of those.
         seed: of the start.
         samples: fit on at most so many of either kind, evenly spread.
 
@@ -118,7 +120,10 @@ def fit_newcomer(
     member = np.eye(classes.max() + 1)
     rows, new = (_spread(np.flatnonzero(where), samples) for where in (~late, late))
     start = without_classes(z[rows], classes[rows])
-    labels = KMeans(components, n_init=1, random_state=seed).fit(start).labels_
+    with warnings.catch_warnings():
+        # Repeated rows give fewer different starting points than components.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = KMeans(components, n_init=1, random_state=seed).fit(start).labels_
     share = np.eye(components)[labels] * 0.9 + 0.1 / components
     _, others = _maximise(z[rows], member[classes[rows]], share)
     usual = np.logaddexp.reduce(others.density(z[late], classes[late]), axis=1)

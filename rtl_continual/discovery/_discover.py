@@ -89,8 +89,9 @@ class DiscoveryConfig(BaseModel):
         0.33,
         ge=0,
         le=0.5,
-        description="a piece of another domain within this share of an experience's end waits for "
-        "the next experience, and one at its beginning founds no ticket; with labels only; 0 is off",
+        description="where there are labels, a piece of another domain within this share of an "
+        "experience's end waits for the next one, and a piece of a known domain within this share "
+        "of its beginning founds no ticket; 0 is off",
     )
     memory: int = Field(
         512, ge=4, description="online: so many of the latest samples are kept to decide on"
@@ -159,9 +160,9 @@ def discover(
 
     Where one domain fades into the next, an experience begins with samples of the domain before and
     ends with some of the next one. Those at the end are too few to be told from a rare look of the
-    domain they touch. So with ``arrival`` and labels, a piece that stands apart at the end waits: it
-    is to be put in front of the next experience, and is decided together with that. A piece of a
-    known domain at the beginning founds no ticket.
+    domain they touch. So with ``arrival`` and labels, a piece that stands apart at the end waits:
+    it is to be put in front of the next experience, and is decided together with that. A piece of
+    a known domain at the beginning founds no ticket.
 
     Args:
         features: router features ``[samples, features]``.
@@ -273,9 +274,7 @@ class _Search:
         outside = (surprise > self.config.outside).mean()
         far = np.median(surprise) > self.config.far
         ticket = int(np.bincount(self.old.nearest(here).numpy()).argmax())
-        return bool(
-            far or outside > self.config.outside_share or self._is_apart(rows, ticket)
-        )
+        return bool(far or outside > self.config.outside_share or self._is_apart(rows, ticket))
 
     def look_inside(self) -> None:
         """Groups within a known ticket's range, but apart from its own samples."""

@@ -43,8 +43,8 @@ def find_edge(x: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:
 
     One domain more is fitted to the last ``count`` samples, beside those of the samples before
     (:func:`fit_newcomer`). It is an edge if a gap within classes separates its samples from all
-    others, hardly any of those lie on its side, and another fit confirms it. So neither a class that
-    comes last nor a look of a domain that was there before is one.
+    others, hardly any of those lie on its side, and another fit confirms it. So neither a class
+    that comes last nor a look of a domain that was there before is one.
 
     Args:
         x: features in the order of arrival, ``[samples, features]``.
@@ -60,14 +60,12 @@ def find_edge(x: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:
     _, classes = np.unique(targets, return_inverse=True)
     z = principal_space(x, axes=AXES)
     late = np.arange(len(x)) >= len(x) - count
-    most = len(np.unique(z[~late], axis=0)) // COMPARED
-    first, second = (min(components, max(most, 1)) for components in COMPONENTS)
-    found = fit_newcomer(z, classes, late, components=first)
+    found = fit_newcomer(z, classes, late, components=COMPONENTS[0])
     if found.sum() < COMPARED:
         return nothing
     gap = class_gap(x, classes, np.flatnonzero(found), np.flatnonzero(~found), axes=AXES)
     if gap.valley >= MAX_VALLEY or gap.leak > MAX_LEAK:
         return nothing
-    again = fit_newcomer(z, classes, late, components=second)
+    again = fit_newcomer(z, classes, late, components=COMPONENTS[1])
     agreed = (found & again).sum() >= MIN_AGREEMENT * (found | again).sum()
     return np.flatnonzero(found) if agreed else nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,13 @@ from rtl_continual.streams import Experience, Stream, concatenate
 from rtl_continual.tickets import TicketBank, TicketInfo
 from rtl_continual.training import TicketConfig, TrunkCache, commit_tickets, learn_tickets
 
+from .conftest import part
+
 Make = Callable[..., RoutedTickets]
 
+ONE = DiscoveryConfig.model_validate(
+    {"min_support": 20, "clusterer": {"name": "gaussian_mixture", "max_clusters": 1}}
+)
 SMALL = DiscoveryConfig.model_validate(
     {"min_support": 20, "clusterer": {"name": "gaussian_mixture", "max_clusters": 2}}
 )
@@ -135,3 +141,66 @@ def test_options_that_do_not_fit_are_refused(make: Make) -> None:
         make(growth="auto")
     with pytest.raises(RTLError, match="need growth='discover'"):
         make(discovery=SMALL)
+
+
+def fading_stream(stream: Stream) -> Stream:
+    """Red, at whose end green sets in, then green and, last, red again."""
+    red, green = (part(d, 160, 4) for d in range(2))
+    late = concatenate([red.subset(range(130, 160)), green.subset(range(30))])
+    mixed = late.subset([i // 2 + 30 * (i % 2) for i in range(60)])
+    trains = (
+        concatenate([red.subset(range(130)), mixed]),
+        green.subset(range(30, 160)),
+        part(0, 80, 5),
+    )
+    experiences = tuple(Experience(str(i), train, train) for i, train in enumerate(trains))
+    return replace(stream, experiences=experiences)
+
+
+@pytest.fixture
+def fading(stream: Stream) -> Any:
+    return domain_benchmark(fading_stream(stream))
+
+
+def test_early_samples_of_the_next_domain_wait_and_are_learned_with_it(
+    make: Make, fading: Any
+) -> None:
+    strategy = make(growth="discover", discovery=ONE)
+    strategy.train(fading.train_stream[0])
+    assert strategy.waiting == 30
+    assert [ticket.info.samples for ticket in strategy.bank] == [160]
+    # A failure forgets nothing.
+    with pytest.raises(RTLError, match="batch_size"):
+        strategy.train(fading.train_stream[1], batch_size=3)
+    assert strategy.waiting == 30
+    strategy.train(fading.train_stream[1:])
+    assert strategy.waiting == 0
+    assert [ticket.info.samples for ticket in strategy.bank] == [160, 160]
+
+
+def test_with_hold_back_0_nothing_waits(make: Make, fading: Any) -> None:
+    off = ONE.model_copy(update={"hold_back": 0.0})
+    strategy = make(growth="discover", discovery=off)
+    strategy.train(fading.train_stream[0])
+    assert strategy.waiting == 0
+    assert [ticket.info.samples for ticket in strategy.bank] == [190]
+
+
+def test_who_stops_early_can_have_the_waiting_samples_learned(make: Make, fading: Any) -> None:
+    strategy = make(growth="discover", discovery=ONE)
+    strategy.train(fading.train_stream[0])
+    strategy.train_waiting()
+    assert strategy.waiting == 0
+    assert [ticket.info.samples for ticket in strategy.bank] == [160, 30]
+    strategy.train_waiting()
+    make().train_waiting()
+    assert len(strategy.bank) == 2
+
+
+def test_the_last_experience_of_a_stream_lets_nothing_wait(make: Make, stream: Stream) -> None:
+    whole = fading_stream(stream)
+    alone = domain_benchmark(replace(whole, experiences=whole.experiences[:1]))
+    strategy = make(growth="discover", discovery=ONE)
+    strategy.train(alone.train_stream)
+    assert strategy.waiting == 0
+    assert [ticket.info.samples for ticket in strategy.bank] == [190]

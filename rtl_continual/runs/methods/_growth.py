@@ -134,8 +134,7 @@ class Growth:
         served: set[int] = set()
         false_alarms, detector_alarms, delays = 0, 0, []
         for found, hidden, alarm in zip(self._found, self._hidden, self._alarms, strict=True):
-            decided = _decided(found)
-            unknown = np.flatnonzero(decided & ~np.isin(hidden, list(served)))
+            unknown = np.flatnonzero(_decided(found) & ~np.isin(hidden, list(served)))
             is_new = len(unknown) >= self.config.min_support
             if served:
                 begin = int(unknown[0]) // MINI_BATCH if is_new else 0
