@@ -1,4 +1,4 @@
-"""Convolution weights as a processor's kernel wants them: in its order, batch norms folded in."""
+"""Convolution weights as a processor's kernel wants them: in its order, what follows folded in."""
 
 from __future__ import annotations
 
@@ -35,20 +35,42 @@ class _PackedConv2d(nn.Conv2d):
     norm: nn.BatchNorm2d | None
     """The batch norm that is folded into packed weights."""
 
+    bounds: _Bounds | None
+    """What packed weights' outputs are clamped to: the activation that follows."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether the weight in place is a packed one."""
+        weight = self._parameters["weight"]
+        assert weight is not None
+        return weight.ndim == 2 or weight.is_mkldnn
+
     def _conv_forward(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        if not weight.is_mkldnn:
+        if not self.packed:
             return super()._conv_forward(x, weight, bias)
         if self.norm is not None:
             bias = self.norm.bias
+        if not weight.is_mkldnn:
+            return self._pointwise(x, weight, bias)
         if weight.ndim == 2:
             return self._product(x, weight, bias)
         geometry = self.padding, self.stride, self.dilation, self.groups
         out: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias, *geometry, "none", [], ""
+            x, weight, bias, *geometry, *_attribute(self.bounds), ""
         )
         return out
+
+    def _pointwise(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The convolution of a 1 x 1 kernel, given as a matrix ``[out, in]``."""
+        if x.numel() <= _ROWS * x.shape[1]:
+            out = nn.functional.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+        else:
+            out = nn.functional.conv2d(x, weight[:, :, None, None], bias)
+        return out if self.bounds is None else out.clamp_(*self.bounds)
 
     def _product(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
@@ -59,14 +81,33 @@ class _PackedConv2d(nn.Conv2d):
         padded = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
         windows = padded.unfold(1, self.kernel_size[0], down).unfold(2, self.kernel_size[1], right)
         rows = windows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows, weight, bias, *_attribute(self.bounds), ""
+        )
         return out.view(*windows.shape[:3], -1).permute(0, 3, 1, 2)
+
+
+_Bounds = tuple[float, float | None]
+"""The least and the greatest value an activation gives."""
+
+
+def _attribute(bounds: _Bounds | None) -> tuple[str, list[float]]:
+    """An activation as oneDNN's kernels are told of it: its name and numbers."""
+    if bounds is None:
+        return "none", []
+    low, high = bounds
+    return ("relu", []) if high is None else ("hardtanh", [low, high])
 
 
 _PLACES, _CHANNELS = 16, 256
 """Convolutions become matrix products if their outputs have at most so many places, and their
 inputs at least so many channels. For 512 channels oneDNN's convolution takes 2.4 times as long as
 the product on 2 x 2 places and 1.2 times on 4 x 4; for 96 channels it is as fast."""
+
+_ROWS, _WEIGHTS = 1024, 2**19
+"""Convolutions of 1 x 1 kernels with fewer weights than this become plain matrix products where
+they meet at most so many places of all images together. Setting up one of oneDNN's kernels takes
+as long as the whole product of a small layer on a single image."""
 
 _KNOWN: WeakKeyDictionary[Backbone, KernelOrder | None] = WeakKeyDictionary()
 
@@ -79,7 +120,8 @@ class KernelOrder:
     Where many channels meet few places, weights are packed for a matrix product instead.
     A batch norm that alone reads a convolution is folded into it (Jacob et al., 2018,
     "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-    section 3.2): one pass over the activations less.
+    section 3.2): one pass over the activations less. So is a ReLU or ReLU6 (any ``Hardtanh``), a
+    module of its own, that alone reads what comes out.
     The order depends on the height and width of what comes in, not on the batch; weights in an
     order for another size are slower than plain ones by far, so nothing else may be run on them.
 
@@ -100,7 +142,9 @@ class KernelOrder:
     def __init__(self, body: nn.Module, activation: torch.Tensor) -> None:
         self.shape = activation.shape[1:]
         self._convolutions = _convolutions(body)
-        self._inputs, self._norms = _observe(body, self._convolutions, activation)
+        self._inputs, self._norms, self._activations = _observe(
+            body, self._convolutions, activation
+        )
 
     @classmethod
     def of(cls, backbone: Backbone) -> KernelOrder | None:
@@ -152,7 +196,9 @@ class KernelOrder:
             weight = packed.get(key, conv.weight).detach()
             if name in self._norms:
                 weight = self._fold(name, weight, packed, prefix)
-            if _few_places(conv, size):
+            if _is_small_matrix(conv):
+                packed[key] = weight.flatten(1).contiguous()
+            elif _few_places(conv, size):
                 rows = weight.permute(0, 2, 3, 1).reshape(len(weight), -1).contiguous()
                 packed[key] = torch.ops.mkldnn._reorder_linear_weight(rows)
             else:
@@ -175,17 +221,52 @@ class KernelOrder:
         centre = mean if bias is None else mean - bias.detach()
         packed[f"{prefix}{own}.weight"] = scale.new_empty(0)
         packed[f"{prefix}{own}.bias"] = shift - centre * scale
+        for part in ("running_mean", "running_var", "num_batches_tracked"):
+            packed.pop(f"{prefix}{own}.{part}", None)
         return weight * scale[:, None, None, None]
 
     def accept(self, body: nn.Module) -> None:
         """Let a twin of the body (a skeleton's, nobody else's) take packed weights."""
         for name in self._inputs:
-            conv, norm = body.get_submodule(name), None
+            conv, norm, bounds = body.get_submodule(name), None, None
             if name in self._norms:
                 norm = body.get_submodule(self._norms[name][0])
                 norm.__class__ = _FoldedNorm
             conv.__class__ = _PackedConv2d
+            if name in self._activations:
+                activation = body.get_submodule(self._activations[name])
+                bounds = _bounds(activation)
+                activation.forward = _unless_packed(conv, activation.forward)  # type: ignore[arg-type]
             object.__setattr__(conv, "norm", norm)  # not as a part of its own
+            object.__setattr__(conv, "bounds", bounds)
+
+
+def _unless_packed(conv: _PackedConv2d, forward: Any) -> Any:
+    """An activation's forward, which is left out where the convolution has done its work."""
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return x if conv.packed else forward(x)
+
+    return run
+
+
+def _bounds(module: nn.Module) -> _Bounds | None:
+    """What an activation clamps to; ``None`` for modules of other kinds."""
+    if type(module) is nn.ReLU:
+        return 0.0, None
+    if type(module) in (nn.ReLU6, nn.Hardtanh):
+        return float(module.min_val), float(module.max_val)  # type: ignore[arg-type]
+    return None
+
+
+def _is_small_matrix(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is a matrix product as it stands, and a small one."""
+    return (
+        conv.kernel_size == conv.stride == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.groups == 1
+        and conv.weight.numel() < _WEIGHTS
+    )
 
 
 def _few_places(conv: nn.Conv2d, size: list[int]) -> bool:
@@ -222,9 +303,12 @@ class _Seen:
 
     inputs: list[torch.Tensor] = field(default_factory=list)
     outputs: list[torch.Tensor] = field(default_factory=list)
+    earlier: list[int] = field(default_factory=list)
+    """How many operations had read each input before."""
 
-    def watch(self, forward: Any) -> Any:
+    def watch(self, forward: Any, readers: _Readers) -> Any:
         def run(x: torch.Tensor) -> torch.Tensor:
+            self.earlier.append(readers.counts[id(x)])
             self.inputs.append(x)
             self.outputs.append(forward(x))
             return self.outputs[-1]
@@ -252,37 +336,54 @@ class _Readers(TorchDispatchMode):
 @torch.no_grad()
 def _observe(
     body: nn.Module, convolutions: Mapping[str, Any], activation: torch.Tensor
-) -> tuple[dict[str, list[int]], dict[str, tuple[str, nn.BatchNorm2d]]]:
-    """What convolutions are given, and the batch norms that can be folded into them.
+) -> tuple[dict[str, list[int]], dict[str, tuple[str, nn.BatchNorm2d]], dict[str, str]]:
+    """What convolutions are given, and the modules after them that can be folded into them.
 
     Returns:
-        By a convolution's name: the size of its input (of those that see one size alone), and the
-        name and module of the batch norm that reads its output, if nothing else does.
+        By a convolution's name: the size of its input (of those that see one size alone); the
+        name and module of the batch norm that reads its output, if nothing else does; the name of
+        the activation that alone reads the output of both.
     """
-    twin, owners = Skeleton(body).module.eval(), _owners(body)
+    twin, owners, readers = Skeleton(body).module.eval(), _owners(body), _Readers()
     seen: dict[str, _Seen] = {}
     norms: dict[str, nn.BatchNorm2d] = {}
+    activations: dict[str, bool] = {}
     for name, module in twin.named_modules():
-        norm = _can_be_folded(module, owners)
-        if name in convolutions or norm:
-            seen[name] = _Seen()
-            module.forward = seen[name].watch(module.forward)
-        if norm:
+        if _can_be_folded(module, owners):
             norms[name] = body.get_submodule(name)  # type: ignore[assignment]
-    with _Readers() as readers:
+        elif _bounds(module) is not None:
+            activations[name] = bool(module.inplace)
+        elif name not in convolutions:
+            continue
+        seen[name] = _Seen()
+        module.forward = seen[name].watch(module.forward, readers)
+    with readers:
         twin(activation)
-    read_by = {id(seen[name].inputs[0]): name for name in norms if len(seen[name].inputs) == 1}
+    once = {name: one for name, one in seen.items() if len(one.inputs) == 1}
+    read_by = {id(once[name].inputs[0]): name for name in norms if name in once}
+    clamped_by = {id(once[name].inputs[0]): name for name in activations if name in once}
     sizes: dict[str, list[int]] = {}
     pairs: dict[str, tuple[str, nn.BatchNorm2d]] = {}
+    followers: dict[str, str] = {}
     for name in convolutions:
         shapes = {tuple(x.shape) for x in seen[name].inputs}
         if len(shapes) != 1:
             continue
         sizes[name] = list(*shapes)
-        out = id(seen[name].outputs[0])
-        if len(seen[name].outputs) == 1 and out in read_by and readers.counts[out] == 1:
-            pairs[name] = read_by[out], norms[read_by[out]]
-    return sizes, pairs
+        if name not in once:
+            continue
+        out = id(once[name].outputs[0])
+        if out in read_by and readers.counts[out] == 1:
+            norm = read_by[out]
+            pairs[name] = norm, norms[norm]
+            out = id(once[norm].outputs[0])
+        follower = clamped_by.get(out)
+        if follower is not None:
+            # In place, whoever reads it later reads what is clamped.
+            count = once[follower].earlier[0] + 1 if activations[follower] else readers.counts[out]
+            if count == 1:
+                followers[name] = follower
+    return sizes, pairs, followers
 
 
 def _can_be_folded(module: nn.Module, owners: Mapping[int, int]) -> bool:

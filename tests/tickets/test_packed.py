@@ -178,3 +178,55 @@ def test_a_norm_is_folded_if_it_alone_reads_the_convolution() -> None:
         torch.testing.assert_close(twin(other, x), expected)
         torch.testing.assert_close(twin(order.pack(other), x), expected, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(expected, body(x), atol=1e-2)
+
+
+class Activations(nn.Module):
+    """Activations that can be folded into what is before them, and some that cannot."""
+
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        names = ("relu", "relu6", "single", "shared", "again", "functional", "twice", "early")
+        self.convs = nn.ModuleDict({name: nn.Conv2d(4, 4, 3, padding=1) for name in names})
+        self.convs["single"] = nn.Conv2d(4, 4, 1)
+        self.convs["product"] = nn.Conv2d(wide, 4, 3, padding=1)
+        self.acts = nn.ModuleDict({name: nn.ReLU6(inplace=True) for name in self.convs})
+        self.acts["relu"], self.acts["twice"] = nn.ReLU(), nn.ReLU()
+        self.norm = nn.BatchNorm2d(4)
+        self.wide = wide
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        convs, acts = self.convs, self.acts
+        x = acts["product"](convs["product"](x.repeat(1, self.wide // 4, 1, 1)))
+        x = acts["relu"](convs["relu"](x))
+        x = acts["relu6"](self.norm(convs["relu6"](x)))
+        x = x + acts["single"](convs["single"](x))  # in place: both read what is clamped
+        x = acts["shared"](convs["shared"](x))
+        x = acts["shared"](convs["again"](x))
+        x = nn.functional.relu6(convs["functional"](x))
+        out = convs["twice"](x)
+        x = acts["twice"](out) + out  # somebody else reads what is not clamped
+        out = convs["early"](x)
+        return out.abs() + acts["early"](out)
+
+
+@pytest.mark.parametrize("batch", [1, 80])
+def test_an_activation_is_folded_if_it_alone_reads_the_output(batch: int) -> None:
+    torch.manual_seed(0)
+    body = Activations(256).eval()
+    nn.init.uniform_(body.norm.running_var, 0.5, 2)
+    for conv in body.convs.values():
+        nn.init.normal_(conv.weight, std=0.2 if conv.in_channels == 4 else 0.05)
+        nn.init.uniform_(conv.bias, 0, 7)  # so that both bounds are reached
+    x = torch.randn(batch, 4, 4, 4)
+    order = KernelOrder(body, x[:1])
+    assert order._activations == {
+        f"convs.{name}": f"acts.{name}" for name in ("relu", "relu6", "single", "product")
+    }
+    packed = order.pack({})
+    assert packed["convs.single.weight"].shape == (4, 4), "a matrix product as it stands"
+    twin = Skeleton(body)
+    order.accept(twin.module)
+    with torch.inference_mode():
+        expected = body(x.clone())
+        torch.testing.assert_close(twin({}, x.clone()), expected)
+        torch.testing.assert_close(twin(packed, x.clone()), expected, rtol=1e-4, atol=1e-4)
