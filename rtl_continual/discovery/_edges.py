@@ -43,8 +43,9 @@ def find_edge(x: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:
 
     One domain more is fitted to the last ``count`` samples, beside those of the samples before
     (:func:`fit_newcomer`). It is an edge if a gap within classes separates its samples from all
-    others, hardly any of those lie on its side, and another fit confirms it. So neither a class
-    that comes last nor a look of a domain that was there before is one.
+    others, hardly any of those lie on its side, and another fit confirms it. So a look of a domain
+    that was there before is none. Nor is a class that comes last: of a class with less than half as
+    many samples before as at the end, nobody knows in which domains it occurs, so it is left out.
 
     Args:
         x: features in the order of arrival, ``[samples, features]``.
@@ -60,6 +61,12 @@ def find_edge(x: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:
     _, classes = np.unique(targets, return_inverse=True)
     z = principal_space(x, axes=AXES)
     late = np.arange(len(x)) >= len(x) - count
+    before, at_end = (
+        np.bincount(classes[part], minlength=classes.max() + 1) for part in (~late, late)
+    )
+    late &= (2 * before >= at_end)[classes]
+    if late.sum() < COMPARED:
+        return nothing
     found = fit_newcomer(z, classes, late, components=COMPONENTS[0])
     if found.sum() < COMPARED:
         return nothing

@@ -117,6 +117,14 @@ def test_two_domains_shuffled_together_hold_nothing(seed: int) -> None:
     assert found.new == (0, 1)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_two_domains_sorted_by_class_hold_nothing(seed: int) -> None:
+    x, y = joined(domain(1, 300, seed), domain(2, 300, seed))
+    order = np.random.default_rng(seed).permutation(600)
+    order = order[np.argsort(y[order], kind="stable")]
+    assert len(look(x[torch.from_numpy(order)], y[order]).held) == 0
+
+
 @pytest.mark.parametrize("hold_back", [0.33, 0.0])
 def test_what_is_left_of_the_domain_before_is_not_learned_with_the_next(
     known: KnownTickets, hold_back: float
