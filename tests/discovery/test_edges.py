@@ -119,7 +119,9 @@ def test_two_domains_shuffled_together_hold_nothing(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_two_domains_sorted_by_class_hold_nothing(seed: int) -> None:
-    x, y = joined(domain(1, 300, seed), domain(2, 300, seed))
+    x, y = joined(domain(1, 300, seed), domain(1, 300, seed + 10))
+    # The second domain differs from the first one in another direction for each class.
+    x[torch.arange(300, 600), 2 + torch.from_numpy(y[300:])] += 9.0
     order = np.random.default_rng(seed).permutation(600)
     order = order[np.argsort(y[order], kind="stable")]
     assert len(look(x[torch.from_numpy(order)], y[order]).held) == 0
