@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -111,18 +112,19 @@ def main() -> None:
         commit_ticket(bank, ticket, learner)
         images, _ = held_out.batch(range(len(held_out)))
         tickets[style] = score(held_out, bank.predict(images, ticket_ids=number).outputs)
-    facts = {
+    facts: dict[str, Any] = {
         "split": backbone.split,
         "readout": backbone.readout,
         "seed": given.seed,
         "tickets": config.model_dump(mode="json", include={*options}),
         "probe": probes,
         "probe_mean": round(sum(probes.values()) / len(probes), 4),
-        "ticket": tickets,
-        "ticket_mean": round(sum(tickets.values()) / len(tickets), 4) if tickets else None,
-        "body_weights_kept": round(bank.union_mask().kept / bank.layout.total, 3),
-        "seconds_of_processor": round(time.process_time() - start, 1),
     }
+    if tickets:
+        facts["ticket"] = tickets
+        facts["ticket_mean"] = round(sum(tickets.values()) / len(tickets), 4)
+        facts["body_weights_kept"] = round(bank.union_mask().kept / bank.layout.total, 3)
+    facts["seconds_of_processor"] = round(time.process_time() - start, 1)
     print(json.dumps(facts))
 
 
