@@ -34,7 +34,13 @@ from rtl_continual.store import load_bank, save_bank
 from rtl_continual.tasks import Classification
 from rtl_continual.tickets import TicketBank
 
-PIXELS = {"resnet18": 64, "resnet50": 64, "mobilenet_v2": 64, "vit_b_16": 224}
+PIXELS = {
+    "resnet18": 64,
+    "resnet50": 64,
+    "mobilenet_v2": 64,
+    "efficientnet_lite0": 128,
+    "vit_b_16": 224,
+}
 GRIDS = {
     "resnet18": "1x1,1x8,1x64,6x8,6x64,6x256,24x64,100x64",
     "resnet50": "1x1,1x64,6x64,6x256,24x64,100x64",
@@ -70,14 +76,11 @@ def two_pass(bank: TicketBank, images: torch.Tensor) -> Callable[[], torch.Tenso
 
 
 def pass_per_domain(bank: TicketBank, images: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """The whole network once for each ticket."""
-    backbone = bank.backbone
+    """The whole network once for each ticket, on the kernels that we use."""
 
     @torch.inference_mode()
     def run() -> torch.Tensor:
-        answers = [
-            bank.run_ticket(i, backbone.trunk(backbone.normalise(images))) for i in range(len(bank))
-        ]
+        answers = [bank.run_ticket(i, bank.run_trunk(images).activation) for i in range(len(bank))]
         return torch.stack(answers).cpu()
 
     return run

@@ -10,6 +10,7 @@ from rtl_continual.backbones._build import (
     split_names,
 )
 from rtl_continual.backbones._config import BackboneConfig
+from rtl_continual.backbones._depthwise import DepthwiseConv2d
 from rtl_continual.backbones._flops import backbone_flops, statistics_flops
 from rtl_continual.backbones._readout import BlockReadout
 from rtl_continual.backbones._recorded import RecordedBackbone
@@ -21,6 +22,7 @@ __all__ = [
     "BackboneConfig",
     "BackboneSource",
     "BlockReadout",
+    "DepthwiseConv2d",
     "InputSpec",
     "RecordedBackbone",
     "TrunkOutput",

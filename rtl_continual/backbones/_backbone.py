@@ -162,12 +162,15 @@ class Backbone(nn.Module):
             DataError: on another shape or type.
         """
         self.check_images(images)
-        x = self.normalise(images)
+        return self.read_trunk(self.trunk, self.normalise(images))
+
+    def read_trunk(self, trunk: nn.Module, x: torch.Tensor) -> TrunkOutput:
+        """What :meth:`run_trunk` answers, from normalised images and a trunk like this one's."""
         if self.taps is None:
-            x = self.trunk(x)
+            x = trunk(x)
             return TrunkOutput(x, activation_statistics(x))
         statistics = []
-        for stage, module in self.trunk.named_children():
+        for stage, module in trunk.named_children():
             x = module(x)
             if stage in self.taps:
                 statistics.append(activation_statistics(x))

@@ -7,16 +7,29 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
-__all__ = ["depthwise_conv"]
+__all__ = ["DepthwiseConv2d", "depthwise_conv"]
 
 LARGE_KERNEL = 5
 """From this size on the library's gradient of the weights is slow; of 3 x 3 it is fast."""
 
 MOST_PAIRS = 128 * 128
 """Pairs of an input's and an output's place, up to which they are all multiplied."""
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A convolution with one square kernel per channel and no bias; see :func:`depthwise_conv`."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, padding: int) -> None:
+        super().__init__(channels, channels, kernel, stride, padding, groups=channels, bias=False)
+
+    def _conv_forward(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        return depthwise_conv(x, weight, self.stride[0], int(self.padding[0]))
 
 
 def depthwise_conv(

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from rtl_continual.backbones._architecture import Architecture, Network
 from rtl_continual.backbones._backbone import InputSpec
-from rtl_continual.backbones._depthwise import depthwise_conv
+from rtl_continual.backbones._depthwise import DepthwiseConv2d
 
 __all__ = ["EFFICIENTNET_LITE0"]
 
@@ -33,23 +33,27 @@ _STAGES = (
 _STEM, _FEATURES = 32, 1280
 
 
-class _SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow's ``SAME``: the odd pixel goes right and below."""
+class _SamePad(nn.ZeroPad2d):
+    """Zeros as TensorFlow's ``SAME`` adds them: of an odd number the last goes right and below."""
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__(0)
+        self.kernel, self.stride = kernel, stride
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        sides = [
-            max((-(-length // step) - 1) * step + kernel - length, 0)
-            for length, kernel, step in zip(x.shape[2:], self.kernel_size, self.stride, strict=True)
-        ]
-        padding = 0
-        if sides[0] == sides[1] and sides[0] % 2 == 0:
-            padding = sides[0] // 2  # no copy of the map for nothing
-        else:
-            top, left = sides[0] // 2, sides[1] // 2
-            x = F.pad(x, (left, sides[1] - left, top, sides[0] - top))
-        if self.groups == self.in_channels:
-            return depthwise_conv(x, self.weight, self.stride[0], padding)
-        return F.conv2d(x, self.weight, None, self.stride, padding, self.dilation, self.groups)
+        height, width = (
+            max((-(-length // self.stride) - 1) * self.stride + self.kernel - length, 0)
+            for length in x.shape[2:]
+        )
+        top, left = height // 2, width // 2
+        return F.pad(x, (left, width - left, top, height - top))
+
+
+def _same(kernel: int, stride: int) -> tuple[nn.Module, int]:
+    """What pads the input, and what the convolution adds itself, on every side."""
+    if stride == 1:
+        return nn.Identity(), kernel // 2  # no copy of the map for nothing
+    return _SamePad(kernel, stride), 0
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -69,18 +73,21 @@ class _Block(nn.Module):
         self.residual = stride == 1 and width_in == width_out
         self._expand_conv: nn.Module | None = None
         if expansion != 1:
-            self._expand_conv = _SameConv(width_in, hidden, 1, bias=False)
+            self._expand_conv = nn.Conv2d(width_in, hidden, 1, bias=False)
             self._bn0 = _norm(hidden)
-        self._depthwise_conv = _SameConv(hidden, hidden, kernel, stride, groups=hidden, bias=False)
+            self._act0 = nn.ReLU6()
+        self._pad, padding = _same(kernel, stride)
+        self._depthwise_conv = DepthwiseConv2d(hidden, kernel, stride, padding)
         self._bn1 = _norm(hidden)
-        self._project_conv = _SameConv(hidden, width_out, 1, bias=False)
+        self._act1 = nn.ReLU6()
+        self._project_conv = nn.Conv2d(hidden, width_out, 1, bias=False)
         self._bn2 = _norm(width_out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = x
         if self._expand_conv is not None:
-            out = F.relu6(self._bn0(self._expand_conv(out)))
-        out = F.relu6(self._bn1(self._depthwise_conv(out)))
+            out = self._act0(self._bn0(self._expand_conv(out)))
+        out = self._act1(self._bn1(self._depthwise_conv(self._pad(out))))
         out = self._bn2(self._project_conv(out))
         return out + x if self.residual else out
 
@@ -90,7 +97,8 @@ class _Lite(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._conv_stem = _SameConv(3, _STEM, 3, 2, bias=False)
+        self._pad, padding = _same(3, 2)
+        self._conv_stem = nn.Conv2d(3, _STEM, 3, 2, padding, bias=False)
         self._bn0 = _norm(_STEM)
         self._blocks = nn.ModuleList()
         self.names: list[str] = []
@@ -108,12 +116,14 @@ class _Lite(nn.Module):
                 )
                 self.names.append(f"stage{number}_{i}")
                 width = out
-        self._conv_head = _SameConv(width, _FEATURES, 1, bias=False)
+        self._conv_head = nn.Conv2d(width, _FEATURES, 1, bias=False)
         self._bn1 = _norm(_FEATURES)
 
     def take_apart(self) -> OrderedDict[str, nn.Module]:
         stages: OrderedDict[str, nn.Module] = OrderedDict(
-            stem=nn.Sequential(OrderedDict(conv=self._conv_stem, bn=self._bn0, act=nn.ReLU6()))
+            stem=nn.Sequential(
+                OrderedDict(pad=self._pad, conv=self._conv_stem, bn=self._bn0, act=nn.ReLU6())
+            )
         )
         stages.update(zip(self.names, self._blocks, strict=True))
         stages["last"] = nn.Sequential(

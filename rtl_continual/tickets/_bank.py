@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from rtl_continual.backbones import Backbone
+from rtl_continual.backbones import Backbone, TrunkOutput
 from rtl_continual.errors import BankError
 from rtl_continual.tickets._executor import Executor, GroupedExecutor
 from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._merged import MergedBody, MergedNetwork
-from rtl_continual.tickets._packed import KernelOrder
+from rtl_continual.tickets._packed import KernelOrder, run_trunk
 from rtl_continual.tickets._predict import Prediction, predict
 from rtl_continual.tickets._similarity import similarity_matrix
 from rtl_continual.tickets._skeleton import Pool, Skeleton
@@ -246,6 +246,13 @@ class TicketBank:
         if order is not None:
             order.accept(network.module.get_submodule(body))
         return network
+
+    def run_trunk(self, images: torch.Tensor) -> TrunkOutput:
+        """:meth:`Backbone.run_trunk` as predicting does it: on packed weights where they fit.
+
+        They fit a processor's float32 passes without gradients, and give the same up to rounding.
+        """
+        return run_trunk(self.backbone, images)
 
     def run_ticket(self, ticket_id: int, activation: torch.Tensor) -> torch.Tensor:
         """Outputs ``[batch, classes]`` of one ticket on trunk activations."""

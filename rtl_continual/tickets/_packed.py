@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,10 +13,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rtl_continual.backbones import Backbone
+from rtl_continual.backbones import Backbone, DepthwiseConv2d, TrunkOutput
 from rtl_continual.tickets._skeleton import Skeleton
 
-__all__ = ["KernelOrder"]
+__all__ = ["KernelOrder", "run_trunk"]
 
 
 class _FoldedNorm(nn.BatchNorm2d):
@@ -109,7 +109,10 @@ _ROWS, _WEIGHTS = 1024, 2**19
 they meet at most so many places of all images together. Setting up one of oneDNN's kernels takes
 as long as the whole product of a small layer on a single image."""
 
+Run = Callable[[nn.Module, torch.Tensor], Any]
+
 _KNOWN: WeakKeyDictionary[Backbone, KernelOrder | None] = WeakKeyDictionary()
+_TRUNKS: WeakKeyDictionary[Backbone, tuple[KernelOrder, nn.Module] | None] = WeakKeyDictionary()
 
 
 class KernelOrder:
@@ -128,6 +131,7 @@ class KernelOrder:
     Args:
         body: stays as it is. It is run once, to see the sizes of its convolutions' inputs.
         activation: of one image, as the body takes it.
+        run: runs a twin of the body and reads all that anybody reads of it; by default a call.
 
     Example:
         >>> body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1)).eval()
@@ -139,11 +143,13 @@ class KernelOrder:
         (True, False)
     """
 
-    def __init__(self, body: nn.Module, activation: torch.Tensor) -> None:
+    def __init__(
+        self, body: nn.Module, activation: torch.Tensor, run: Run = nn.Module.__call__
+    ) -> None:
         self.shape = activation.shape[1:]
         self._convolutions = _convolutions(body)
         self._inputs, self._norms, self._activations = _observe(
-            body, self._convolutions, activation
+            body, self._convolutions, activation, run
         )
 
     @classmethod
@@ -161,15 +167,10 @@ class KernelOrder:
 
     @classmethod
     def _find(cls, backbone: Backbone) -> KernelOrder | None:
-        size, channels = backbone.input_spec.size, backbone.input_spec.channels
-        available = torch.backends.mkldnn.is_available() and all(
-            hasattr(torch.ops.mkldnn, name)
-            for name in ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight")
-        )
-        if size is None or not available or not _convolutions(backbone.body):
+        image = _blank_image(backbone)
+        if image is None or not _convolutions(backbone.body):
             return None
         with torch.inference_mode(False), torch.no_grad():
-            image = torch.zeros(1, channels, *size, dtype=torch.uint8)
             return cls(backbone.body, backbone.run_trunk(image).activation)
 
     def fits(self, activation: torch.Tensor) -> bool:
@@ -207,6 +208,15 @@ class KernelOrder:
                 )
         return packed
 
+    def packed_twin(self, body: nn.Module) -> nn.Module:
+        """A twin of the body whose packed weights are in place for good."""
+        twin = Skeleton(body).module.eval()
+        self.accept(twin)
+        for name, value in self.pack({}).items():
+            owner, _, key = name.rpartition(".")
+            twin.get_submodule(owner)._parameters[key] = value  # type: ignore[assignment]
+        return twin
+
     def _fold(
         self, name: str, weight: torch.Tensor, packed: dict[str, torch.Tensor], prefix: str
     ) -> torch.Tensor:
@@ -239,6 +249,48 @@ class KernelOrder:
                 activation.forward = _unless_packed(conv, activation.forward)  # type: ignore[arg-type]
             object.__setattr__(conv, "norm", norm)  # not as a part of its own
             object.__setattr__(conv, "bounds", bounds)
+
+
+def run_trunk(backbone: Backbone, images: torch.Tensor) -> TrunkOutput:
+    """:meth:`Backbone.run_trunk`, on packed weights where they fit; equal up to rounding.
+
+    Unlike tickets' weights, the trunk's never change, so one packed twin serves all threads.
+    """
+    # A kind of backbone with a run of its own may do other things than run its trunk.
+    if backbone.mean.device.type != "cpu" or type(backbone).run_trunk is not Backbone.run_trunk:
+        return backbone.run_trunk(images)
+    if backbone not in _TRUNKS:
+        with torch.inference_mode(False), torch.no_grad():
+            _TRUNKS[backbone] = _pack_trunk(backbone)
+    found = _TRUNKS[backbone]
+    if found is None:
+        return backbone.run_trunk(images)
+    backbone.check_images(images)
+    order, twin = found
+    x = backbone.normalise(images)
+    # Packed activations turn what is not a number into 0, and nobody would notice.
+    fits = order.fits(x) and (images.dtype == torch.uint8 or bool(x.sum().isfinite()))
+    return backbone.read_trunk(twin if fits else backbone.trunk, x)
+
+
+def _pack_trunk(backbone: Backbone) -> tuple[KernelOrder, nn.Module] | None:
+    image = _blank_image(backbone)
+    if image is None or not _convolutions(backbone.trunk):
+        return None
+    order = KernelOrder(backbone.trunk, backbone.normalise(image), backbone.read_trunk)
+    return order, order.packed_twin(backbone.trunk)
+
+
+def _blank_image(backbone: Backbone) -> torch.Tensor | None:
+    """One image, if all have one size and torch can pack weights."""
+    size, channels = backbone.input_spec.size, backbone.input_spec.channels
+    available = torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, name)
+        for name in ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight")
+    )
+    if size is None or not available:
+        return None
+    return torch.zeros(1, channels, *size, dtype=torch.uint8)
 
 
 def _unless_packed(conv: _PackedConv2d, forward: Any) -> Any:
@@ -284,7 +336,7 @@ def _convolutions(body: nn.Module) -> dict[str, Any]:
     return {
         name: module
         for name, module in body.named_modules()
-        if type(module) is nn.Conv2d
+        if type(module) in (nn.Conv2d, DepthwiseConv2d)
         and module.padding_mode == "zeros"
         and isinstance(module.padding, tuple)
         and module.weight.dtype == torch.float32
@@ -335,7 +387,7 @@ class _Readers(TorchDispatchMode):
 
 @torch.no_grad()
 def _observe(
-    body: nn.Module, convolutions: Mapping[str, Any], activation: torch.Tensor
+    body: nn.Module, convolutions: Mapping[str, Any], activation: torch.Tensor, run: Run
 ) -> tuple[dict[str, list[int]], dict[str, tuple[str, nn.BatchNorm2d]], dict[str, str]]:
     """What convolutions are given, and the modules after them that can be folded into them.
 
@@ -358,7 +410,7 @@ def _observe(
         seen[name] = _Seen()
         module.forward = seen[name].watch(module.forward, readers)
     with readers:
-        twin(activation)
+        run(twin, activation)
     once = {name: one for name, one in seen.items() if len(one.inputs) == 1}
     read_by = {id(once[name].inputs[0]): name for name in norms if name in once}
     clamped_by = {id(once[name].inputs[0]): name for name in activations if name in once}

@@ -84,7 +84,7 @@ def _check_ids(
 def _predict_batch(
     bank: TicketBank, images: torch.Tensor, given: torch.Tensor | None, start: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    activation, features = bank.backbone.run_trunk(images)
+    activation, features = bank.run_trunk(images)
     finite = torch.isfinite(features).all(dim=1)
     if not finite.all():
         bad = start + int((~finite).nonzero()[0])

@@ -108,7 +108,7 @@ def test_groups_do_not_see_each_other(bank: TicketBank, mixed: Mixed) -> None:
     images, domains = mixed
     answer = bank.predict(images)
     images = images.contiguous(memory_format=torch.channels_last)
-    activation = bank.backbone.run_trunk(images).activation
+    activation = bank.run_trunk(images).activation
     for ticket_id in range(3):
         rows = (domains == ticket_id).nonzero().flatten()
         alone = bank.run_ticket(ticket_id, take_rows(activation, rows))
@@ -158,7 +158,7 @@ def test_given_tickets_replace_the_router(bank: TicketBank, mixed: Mixed) -> Non
     assert answer.outputs[nobody].isnan().all()
     assert (answer.labels[nobody] == -1).all()
     channels_last = images.contiguous(memory_format=torch.channels_last)
-    activation = bank.backbone.run_trunk(channels_last).activation
+    activation = bank.run_trunk(channels_last).activation
     one = bank.predict(images, ticket_ids=1)
     assert torch.equal(one.outputs, bank.run_ticket(1, activation))
     torch.testing.assert_close(answer.outputs[1::4], one.outputs[1::4], rtol=1e-5, atol=1e-5)

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from rtl_continual.backbones import Backbone, InputSpec, build_backbone
+from rtl_continual.errors import DataError
 from rtl_continual.tasks import Classification
 from rtl_continual.tickets import Skeleton, TicketBank
-from rtl_continual.tickets._packed import KernelOrder
+from rtl_continual.tickets._packed import KernelOrder, run_trunk
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of torch has no packed kernels"
@@ -230,3 +231,75 @@ def test_an_activation_is_folded_if_it_alone_reads_the_output(batch: int) -> Non
         expected = body(x.clone())
         torch.testing.assert_close(twin({}, x.clone()), expected)
         torch.testing.assert_close(twin(packed, x.clone()), expected, rtol=1e-4, atol=1e-4)
+
+
+def lively(backbone: Backbone) -> Backbone:
+    """Norms by which a random network's features do not vanish with its depth."""
+    generator = torch.Generator().manual_seed(0)
+    for norm in backbone.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_var.copy_(torch.rand(norm.num_features, generator=generator) * 0.1 + 0.05)
+            norm.running_mean.copy_(torch.rand(norm.num_features, generator=generator) - 0.5)
+    return backbone
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "mobilenet_v2"])
+def test_every_convolution_of_a_small_network_is_packed(name: str) -> None:
+    backbone = lively(build_backbone(name, weights="random:0", input_size=64))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    wanted = backbone.run_trunk(images)
+    for part, x in ((backbone.trunk, images), (backbone.body, wanted.activation)):
+        x = backbone.normalise(x) if part is backbone.trunk else x
+        order = KernelOrder(part, x[:1])
+        convolutions = [n for n, m in part.named_modules() if isinstance(m, nn.Conv2d)]
+        assert [*order._inputs] == [*order._norms] == convolutions
+        assert len(order._activations) >= len(convolutions) * 0.6, "all but the projections"
+        with torch.inference_mode():
+            out, packed = part(x), order.packed_twin(part)(x)
+        assert out.std() > 0.01
+        torch.testing.assert_close(packed, out, rtol=1e-3, atol=1e-4 * float(out.std()))
+
+
+def test_the_trunk_runs_on_packed_weights(backbone: Backbone) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    plain = run_trunk(backbone, images)
+    assert torch.equal(plain.activation, backbone.run_trunk(images).activation), "with gradients"
+    with torch.inference_mode():
+        packed = run_trunk(backbone, images)
+        assert not torch.equal(packed.activation, plain.activation), "another order of sums"
+        for got, wanted in zip(packed, plain, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+        # The router must see the same of an image in whatever batch it comes.
+        for row in (0, 8):
+            alone = run_trunk(backbone, images[row : row + 1]).router_features
+            assert torch.equal(alone[0], packed.router_features[row])
+        with pytest.raises(DataError, match="images must be"):
+            run_trunk(backbone, images[:, :2])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_shows_behind_a_packed_trunk(backbone: Backbone, bad: float) -> None:
+    images = torch.zeros(3, 3, 32, 32)
+    images[1, 0, 5, 5] = bad
+    with torch.inference_mode():
+        features = run_trunk(backbone, images).router_features
+    assert torch.isfinite(features).all(dim=1).tolist() == [True, False, True]
+
+
+def test_what_a_tap_reads_is_not_folded_away() -> None:
+    trunk = nn.Sequential()
+    trunk.add_module("conv", nn.Conv2d(3, 4, 3))
+    trunk.add_module("norm", nn.BatchNorm2d(4))
+    trunk.add_module("act", nn.ReLU(inplace=True))
+    nn.init.constant_(trunk.norm.running_mean, 0.3)
+    body = nn.Sequential(nn.Flatten(), nn.Linear(4 * 36, 5))
+    spec = InputSpec(size=(8, 8))
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    for taps in (("conv", "act"), ("norm",), None):
+        tapped = Backbone("tapped", trunk, body, feature_dim=5, input_spec=spec, taps=taps)
+        with torch.inference_mode():
+            got, wanted = run_trunk(tapped, images), tapped.run_trunk(images)
+        torch.testing.assert_close(got.router_features, wanted.router_features)
+        torch.testing.assert_close(got.activation, wanted.activation)
