@@ -65,26 +65,23 @@ class UnitScores(MaskScores):
         layers = self.layout.unflatten(self.scores.detach())
         ranks = []
         for group in self.groups:
-            rows = layers[f"{group.producer}.weight"].flatten(1).mean(dim=1)
-            columns = layers[f"{group.consumer}.weight"].transpose(0, 1).flatten(1).mean(dim=1)
-            rank = (rows + columns) / 2
+            views = group.by_unit(layers)
+            made, read = views[group.made_by], views[group.read_by]
+            rank = (made.flatten(1).mean(dim=1) + read.flatten(1).mean(dim=1)) / 2
             least = max(1, int(self.floor * density * group.size))
-            name = f"{group.producer}.weight"
-            if name in self._least:
-                least = max(least, math.ceil(group.size * self._least[name] / self._size(name)))
+            if group.made_by in self._least:
+                share = self._least[group.made_by] / self.layout.sizes[group.made_by]
+                least = max(least, math.ceil(group.size * share))
             rank[rank.topk(least).indices] = torch.inf
             ranks.append(rank)
         return ranks
 
-    def _size(self, name: str) -> int:
-        return self.layout.sizes[name]
-
     def _weights_kept(self, kept: list[torch.Tensor]) -> float:
         """How many weights a choice of units keeps."""
         density = dict.fromkeys(self.layout.sizes, 1.0)
+        shapes = self.layout.unflatten(self.scores.detach())
         for group, keep in zip(self.groups, kept, strict=True):
             share = float(keep.float().mean())
-            for name in (group.producer, *group.through, group.consumer):
-                if f"{name}.weight" in density:
-                    density[f"{name}.weight"] *= share
+            for name in group.by_unit(shapes):
+                density[name] *= share
         return sum(density[name] * size for name, size in self.layout.sizes.items())

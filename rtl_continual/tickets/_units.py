@@ -1,11 +1,12 @@
-"""Units: channels and hidden features that can be taken out of a network whole."""
+"""Units: channels, hidden features and attention heads that can be taken out of a network whole."""
 
 from __future__ import annotations
 
+import inspect
+import operator
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -34,6 +35,7 @@ _ELEMENTWISE = (
 """Layers that work on each channel alone and hold nothing for it."""
 _FUNCTIONS = {torch.relu, F.relu, F.relu6, F.gelu, F.silu, torch.tanh, torch.sigmoid}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_ATTENTION_CALL = inspect.signature(nn.MultiheadAttention.forward)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class UnitGroup:
 
     Such an output can be dropped without touching the rest of the network: its row of the layer
     that makes it, and its column of the layer that reads it. In a residual network these are the
-    channels inside a block, in a vision transformer the hidden features of a block's perceptron.
+    channels inside a block, in a vision transformer the hidden features of a block's perceptron
+    and its attention heads. A head has many rows, some in each of the projections to queries, keys
+    and values, and as many columns of the projection after it.
 
     Args:
         producer: name of the layer that makes the units.
@@ -50,12 +54,46 @@ class UnitGroup:
             convolutions with one kernel per channel.
         consumer: name of the layer that reads them.
         size: number of units.
+        heads: whether they are the heads of an ``nn.MultiheadAttention``, the producer.
     """
 
     producer: str
     through: tuple[str, ...]
     consumer: str
     size: int
+    heads: bool = False
+
+    @property
+    def made_by(self) -> str:
+        """Name of the weight whose rows make the units."""
+        return f"{self.producer}.{'in_proj_weight' if self.heads else 'weight'}"
+
+    @property
+    def read_by(self) -> str:
+        """Name of the weight whose columns read the units."""
+        return f"{self.consumer}.weight"
+
+    def outputs(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A view ``[size, blocks, rows, ...]`` of what the producer or a layer after it holds.
+
+        There is one block, or one each for queries, keys and values.
+        """
+        blocks = 3 if self.heads else 1
+        return tensor.unflatten(0, (blocks, self.size, -1)).transpose(0, 1)
+
+    def inputs(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A view ``[size, columns, outputs, ...]`` of the consumer's weight."""
+        return tensor.transpose(0, 1).unflatten(0, (self.size, -1))
+
+    def by_unit(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Views ``[size, ...]`` of those weights that belong to the group, by name.
+
+        Args:
+            weights: of the body, by name.
+        """
+        makers = (self.made_by, *(f"{name}.weight" for name in self.through))
+        views = {name: self.outputs(weights[name]) for name in makers if name in weights}
+        return {**views, self.read_by: self.inputs(weights[self.read_by])}
 
 
 def find_units(body: nn.Module) -> tuple[UnitGroup, ...]:
@@ -70,7 +108,7 @@ def find_units(body: nn.Module) -> tuple[UnitGroup, ...]:
     Example:
         >>> from torch import nn
         >>> find_units(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
-        (UnitGroup(producer='0', through=(), consumer='2', size=8),)
+        (UnitGroup(producer='0', through=(), consumer='2', size=8, heads=False),)
     """
     try:
         graph = fx.Tracer().trace(body)
@@ -79,11 +117,8 @@ def find_units(body: nn.Module) -> tuple[UnitGroup, ...]:
         raise BankError(
             f"tickets of kind 'units' need a body that torch.fx can trace: {error}"
         ) from error
-    modules = dict(body.named_modules())
-    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    groups = [
-        group for node in graph.nodes if (group := _group_of(node, modules, calls)) is not None
-    ]
+    trace = _Trace(body, graph)
+    groups = [group for node in graph.nodes if (group := trace.group_of(node)) is not None]
     if not groups:
         raise BankError(
             "tickets of kind 'units' need layers whose outputs one other layer alone reads; "
@@ -92,35 +127,89 @@ def find_units(body: nn.Module) -> tuple[UnitGroup, ...]:
     return tuple(groups)
 
 
-def _group_of(
-    node: fx.Node, modules: Mapping[str, nn.Module], calls: Mapping[Any, int]
-) -> UnitGroup | None:
-    first = _module(node, modules)
-    if not _mixes(first) or calls[node.target] != 1:
+class _Trace:
+    """A body's layers and what is done with them."""
+
+    def __init__(self, body: nn.Module, graph: fx.Graph) -> None:
+        self._modules = dict(body.named_modules())
+        self._calls = Counter(str(n.target) for n in graph.nodes if n.op == "call_module")
+        # Parameters that are read without calling their layer, or are those of several layers.
+        read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+        names: dict[int, list[str]] = {}
+        for name, parameter in body.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        shared = {name for same in names.values() if len(same) > 1 for name in same}
+        self._borrowed = {name.rpartition(".")[0] for name in read | shared}
+
+    def group_of(self, node: fx.Node) -> UnitGroup | None:
+        """What the layer called here makes, if it is units."""
+        module = self._module(node)
+        if module is None or not self._is_alone(str(node.target)):
+            return None
+        if isinstance(module, nn.MultiheadAttention):
+            return self._heads(node, module)
+        return self._features(node, module) if _mixes(module) else None
+
+    def _features(self, node: fx.Node, first: nn.Module) -> UnitGroup | None:
+        assert isinstance(first, (nn.Conv2d, nn.Linear))
+        producer, size = str(node.target), len(first.weight)
+        through: list[str] = []
+        while len(node.users) == 1:
+            node = next(iter(node.users))
+            module = self._module(node)
+            if module is None:
+                if node.op == "call_function" and node.target in _FUNCTIONS:
+                    continue
+                return None
+            if not isinstance(module, _ELEMENTWISE) and not self._is_alone(str(node.target)):
+                return None
+            if type(module) is type(first) and _mixes(module):
+                return UnitGroup(producer, tuple(through), str(node.target), size)
+            if isinstance(module, _NORMS) or _one_kernel_each(module):
+                through.append(str(node.target))
+            elif not isinstance(module, _ELEMENTWISE):
+                return None
         return None
-    assert isinstance(first, (nn.Conv2d, nn.Linear))
-    producer, size = str(node.target), len(first.weight)
-    through: list[str] = []
-    while len(node.users) == 1:
-        node = next(iter(node.users))
-        module = _module(node, modules)
-        if module is None:
-            if node.op == "call_function" and node.target in _FUNCTIONS:
-                continue
+
+    def _heads(self, node: fx.Node, module: nn.MultiheadAttention) -> UnitGroup | None:
+        producer, consumer = str(node.target), f"{node.target}.out_proj"
+        plain = (
+            type(module) is nn.MultiheadAttention
+            and module._qkv_same_embed_dim
+            and module.bias_k is None
+            and not module.add_zero_attn
+            and self._calls[consumer] == 0
+            and consumer not in self._borrowed
+        )
+        if not plain or not _is_self_attention(node) or not _reads_no_weights(node):
             return None
-        if calls[node.target] != 1 and not isinstance(module, _ELEMENTWISE):
-            return None
-        if type(module) is type(first) and _mixes(module):
-            return UnitGroup(producer, tuple(through), str(node.target), size)
-        if isinstance(module, _NORMS) or _one_kernel_each(module):
-            through.append(str(node.target))
-        elif not isinstance(module, _ELEMENTWISE):
-            return None
-    return None
+        return UnitGroup(producer, (), consumer, module.num_heads, heads=True)
+
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self._modules.get(str(node.target)) if node.op == "call_module" else None
+
+    def _is_alone(self, name: str) -> bool:
+        """Whether a layer is called once, and nothing else reads its parameters."""
+        return self._calls[name] == 1 and name not in self._borrowed
 
 
-def _module(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
-    return modules.get(str(node.target)) if node.op == "call_module" else None
+def _is_self_attention(node: fx.Node) -> bool:
+    """Whether a call of attention has one input, and no mask, which may differ between heads."""
+    given = _ATTENTION_CALL.bind(None, *node.args, **node.kwargs).arguments
+    same = given["query"] is given["key"] is given["value"]
+    return same and not any(
+        given.get(name) for name in ("key_padding_mask", "attn_mask", "is_causal")
+    )
+
+
+def _reads_no_weights(node: fx.Node) -> bool:
+    """Whether the first output of attention alone is used; the second is of every head."""
+    return all(
+        user.op == "call_function"
+        and user.target is operator.getitem
+        and (user.args[1] == 0 or not user.users)
+        for user in node.users
+    )
 
 
 def _mixes(module: nn.Module | None) -> bool:
@@ -148,9 +237,6 @@ def unit_mask(
     flat = torch.ones(layout.total, dtype=torch.bool, device=device)
     layers = layout.unflatten(flat)
     for group in groups:
-        keep = kept[group.producer]
-        for name in (group.producer, *group.through):
-            if f"{name}.weight" in layers:
-                layers[f"{name}.weight"][~keep] = False
-        layers[f"{group.consumer}.weight"][:, ~keep] = False
+        for view in group.by_unit(layers).values():
+            view[~kept[group.producer]] = False
     return flat

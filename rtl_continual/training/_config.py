@@ -20,8 +20,8 @@ class TicketConfig(BaseModel):
     sparsity: float = Field(0.9, ge=0, lt=1, description="fraction of the body's weights to drop")
     kind: Literal["weights", "units"] = Field(
         "weights",
-        description="what a mask drops. weights: single ones; units: whole channels and hidden "
-        "features, so that bank.extract() gives a smaller and faster network",
+        description="what a mask drops. weights: single ones; units: whole channels, hidden "
+        "features and attention heads, so that bank.extract() gives a smaller and faster network",
     )
     epochs: int = Field(15, ge=1, description="passes over the ticket's data")
     batch_size: int = Field(32, ge=2, description="images per step")

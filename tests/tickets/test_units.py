@@ -130,6 +130,21 @@ def test_a_ticket_of_single_weights_can_be_extracted_too() -> None:
     torch.testing.assert_close(small, bank.run_ticket(1, activation), rtol=1e-4, atol=1e-4)
 
 
+def test_a_unit_without_inputs_still_gives_its_bias() -> None:
+    body = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    nn.init.ones_(body[0].bias)
+    bank = TicketBank(Backbone("toy", nn.Identity(), body, feature_dim=2), Classification(2))
+    keep = torch.ones(bank.layout.total, dtype=torch.bool)
+    layers = bank.layout.unflatten(keep)
+    layers["0.weight"][:2] = False
+    layers["2.weight"][:, 0] = False
+    head = bank.task.build_head(2).state_dict()
+    bank.append(Ticket(0, Mask.from_flat(bank.layout, keep), {}, head, {}, TicketInfo("a")))
+    small, x = bank.extract(0), torch.rand(5, 2)
+    torch.testing.assert_close(small(x), bank.run_ticket(0, x))
+    assert small.body[0].out_features == 3
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -137,6 +152,14 @@ class Branching(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.a(x) if x.sum() > 0 else self.b(x)
+
+
+def test_layers_that_share_weights_make_no_units() -> None:
+    body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert len(find_units(body)) == 2
+    body[2].weight = body[0].weight
+    with pytest.raises(BankError, match="this body has none"):
+        find_units(body)
 
 
 def test_bodies_without_units_are_refused() -> None:
