@@ -17,18 +17,24 @@ import torch
 from _banks import CLASSES, made_up_ticket, speed_backbone
 from _timing import Report, parser
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from rtl_continual.tasks import Classification
 from rtl_continual.tickets import TicketBank, UnitScores, find_units
 
-PIXELS = {"resnet18": 128, "resnet50": 96, "mobilenet_v2": 96}
+PIXELS = {"resnet18": 128, "resnet50": 96, "mobilenet_v2": 96, "vit_b_16": 64}
 
 
 def flops(module: nn.Module, activation: torch.Tensor) -> int:
     """Of one pass."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    # It does not know fused attention.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         module(activation)
+    torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops()
 
 
