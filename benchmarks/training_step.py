@@ -30,7 +30,14 @@ from rtl_continual.tasks import Classification
 from rtl_continual.tickets import TicketBank
 from rtl_continual.training import TicketConfig, TicketLearner, epoch_batches
 
-PIXELS = {"glyphnet": 32, "resnet18": 96, "resnet50": 64, "mobilenet_v2": 64, "vit_b_16": 224}
+PIXELS = {
+    "glyphnet": 32,
+    "resnet18": 96,
+    "resnet50": 64,
+    "mobilenet_v2": 64,
+    "efficientnet_lite0": 128,
+    "vit_b_16": 224,
+}
 
 SHARING = "resnet18"
 """The network on which three tickets are learned at once."""
