@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from rtl_continual.backbones import DepthwiseConv2d
 from rtl_continual.errors import BankError
 from rtl_continual.tickets._mask import MaskLayout
 
@@ -31,6 +32,7 @@ _ELEMENTWISE = (
     nn.MaxPool2d,
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,
+    nn.ZeroPad2d,
 )
 """Layers that work on each channel alone and hold nothing for it."""
 _FUNCTIONS = {torch.relu, F.relu, F.relu6, F.gelu, F.silu, torch.tanh, torch.sigmoid}
@@ -111,7 +113,7 @@ def find_units(body: nn.Module) -> tuple[UnitGroup, ...]:
         (UnitGroup(producer='0', through=(), consumer='2', size=8, heads=False),)
     """
     try:
-        graph = fx.Tracer().trace(body)
+        graph = _Tracer().trace(body)
     # Tracing runs the network's own code on stand-ins, which may fail in any way.
     except Exception as error:
         raise BankError(
@@ -125,6 +127,14 @@ def find_units(body: nn.Module) -> tuple[UnitGroup, ...]:
             "this body has none"
         )
     return tuple(groups)
+
+
+class _Tracer(fx.Tracer):
+    """Calls our own layers that are torch's in all but speed or geometry, and looks into others."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        ours = isinstance(m, (DepthwiseConv2d, nn.ZeroPad2d))
+        return ours or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Trace:

@@ -24,6 +24,7 @@ NETWORKS = {
     "resnet18": {"input_size": 32, "split": "layer4_0"},
     "resnet50": {"input_size": 32, "split": "layer4_1"},
     "mobilenet_v2": {"input_size": 32, "split": "block15"},
+    "efficientnet_lite0": {"input_size": 32, "split": "stage5_2"},
     "vit_b_32": {"input_size": 32, "split": "block11"},
 }
 
