@@ -23,7 +23,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from rtl_continual.tasks import Classification
 from rtl_continual.tickets import TicketBank, UnitScores, find_units
 
-PIXELS = {"resnet18": 128, "resnet50": 96, "mobilenet_v2": 96, "vit_b_16": 64}
+PIXELS = {
+    "resnet18": 128,
+    "resnet50": 96,
+    "mobilenet_v2": 96,
+    "efficientnet_lite0": 128,
+    "vit_b_16": 64,
+}
 
 
 def flops(module: nn.Module, activation: torch.Tensor) -> int:
