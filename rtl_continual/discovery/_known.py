@@ -148,4 +148,5 @@ def fit_mixture(features: torch.Tensor) -> FeatureMixture:
         components=min(4, max(1, count // SAMPLES_PER_COMPONENT)),
         rank=max(1, min(RANK, count // 4)),
         ridge=1e-2,
+        tolerance=1e-2,
     )

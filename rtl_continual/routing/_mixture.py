@@ -60,6 +60,7 @@ class FeatureMixture:
         components: int = 2,
         rank: int = 32,
         ridge: float = 1e-3,
+        tolerance: float = 1e-3,
         seed: int = 0,
     ) -> FeatureMixture:
         """Fit to router features.
@@ -69,6 +70,7 @@ class FeatureMixture:
             components: Gaussians; fewer if there are under ten samples for each.
             rank: at most so many principal axes.
             ridge: added to the variance of every (scaled) feature.
+            tolerance: fitting ends when the mean log-likelihood gains less in a step.
             seed: of the initial assignment.
 
         Raises:
@@ -101,7 +103,9 @@ class FeatureMixture:
             from sklearn.exceptions import ConvergenceWarning
             from sklearn.mixture import GaussianMixture
 
-            model = GaussianMixture(k, reg_covar=ridge, random_state=seed, max_iter=200)
+            model = GaussianMixture(
+                k, tol=tolerance, reg_covar=ridge, random_state=seed, max_iter=200
+            )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 model.fit(z.numpy())

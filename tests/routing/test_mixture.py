@@ -203,3 +203,13 @@ def test_covariance_and_merged_gaussian_are_those_of_the_mixture(width: int, ran
     assert len(one.weights) == 1
     np.testing.assert_allclose(one.covariance().numpy() / size, expected / size, atol=5e-3)
     assert ((one.mean() - mean).abs() < 2e-3 * variance.sqrt()).all()
+
+
+def test_a_loose_tolerance_ends_the_fit_earlier() -> None:
+    x = two_clusters(300, 4)
+    x[100:200] += x[:100].std(dim=0)
+    close, loose = (
+        FeatureMixture.fit(x, components=4, tolerance=tolerance).log_prob(x).mean()
+        for tolerance in (1e-6, 10.0)
+    )
+    assert close > loose
