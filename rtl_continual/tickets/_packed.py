@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from rtl_continual.backbones import Backbone, DepthwiseConv2d, TrunkOutput
+from rtl_continual.backbones import Backbone, TrunkOutput
+from rtl_continual.tickets._folding import (
+    Bounds,
+    Run,
+    bounds_of,
+    convolutions_of,
+    find_followers,
+)
 from rtl_continual.tickets._skeleton import Skeleton
 
 __all__ = ["KernelOrder", "run_trunk"]
@@ -35,7 +38,7 @@ class _PackedConv2d(nn.Conv2d):
     norm: nn.BatchNorm2d | None
     """The batch norm that is folded into packed weights."""
 
-    bounds: _Bounds | None
+    bounds: Bounds | None
     """What packed weights' outputs are clamped to: the activation that follows."""
 
     @property
@@ -87,11 +90,7 @@ class _PackedConv2d(nn.Conv2d):
         return out.view(*windows.shape[:3], -1).permute(0, 3, 1, 2)
 
 
-_Bounds = tuple[float, float | None]
-"""The least and the greatest value an activation gives."""
-
-
-def _attribute(bounds: _Bounds | None) -> tuple[str, list[float]]:
+def _attribute(bounds: Bounds | None) -> tuple[str, list[float]]:
     """An activation as oneDNN's kernels are told of it: its name and numbers."""
     if bounds is None:
         return "none", []
@@ -109,9 +108,7 @@ _ROWS, _WEIGHTS = 1024, 2**19
 they meet at most so many places of all images together. Setting up one of oneDNN's kernels takes
 as long as the whole product of a small layer on a single image."""
 
-Run = Callable[[nn.Module, torch.Tensor], Any]
-
-_KNOWN: WeakKeyDictionary[Backbone, KernelOrder | None] = WeakKeyDictionary()
+_BODIES: WeakKeyDictionary[Backbone, KernelOrder | None] = WeakKeyDictionary()
 _TRUNKS: WeakKeyDictionary[Backbone, tuple[KernelOrder, nn.Module] | None] = WeakKeyDictionary()
 
 
@@ -147,8 +144,8 @@ class KernelOrder:
         self, body: nn.Module, activation: torch.Tensor, run: Run = nn.Module.__call__
     ) -> None:
         self.shape = activation.shape[1:]
-        self._convolutions = _convolutions(body)
-        self._inputs, self._norms, self._activations = _observe(
+        self._convolutions = convolutions_of(body)
+        self._inputs, self._norms, self._activations = find_followers(
             body, self._convolutions, activation, run
         )
 
@@ -161,14 +158,14 @@ class KernelOrder:
         """
         if backbone.mean.device.type != "cpu":
             return None
-        if backbone not in _KNOWN:
-            _KNOWN[backbone] = cls._find(backbone)
-        return _KNOWN[backbone]
+        if backbone not in _BODIES:
+            _BODIES[backbone] = cls._find(backbone)
+        return _BODIES[backbone]
 
     @classmethod
     def _find(cls, backbone: Backbone) -> KernelOrder | None:
         image = _blank_image(backbone)
-        if image is None or not _convolutions(backbone.body):
+        if image is None or not convolutions_of(backbone.body):
             return None
         with torch.inference_mode(False), torch.no_grad():
             return cls(backbone.body, backbone.run_trunk(image).activation)
@@ -245,7 +242,7 @@ class KernelOrder:
             conv.__class__ = _PackedConv2d
             if name in self._activations:
                 activation = body.get_submodule(self._activations[name])
-                bounds = _bounds(activation)
+                bounds = bounds_of(activation)
                 activation.forward = _unless_packed(conv, activation.forward)  # type: ignore[arg-type]
             object.__setattr__(conv, "norm", norm)  # not as a part of its own
             object.__setattr__(conv, "bounds", bounds)
@@ -275,7 +272,7 @@ def run_trunk(backbone: Backbone, images: torch.Tensor) -> TrunkOutput:
 
 def _pack_trunk(backbone: Backbone) -> tuple[KernelOrder, nn.Module] | None:
     image = _blank_image(backbone)
-    if image is None or not _convolutions(backbone.trunk):
+    if image is None or not convolutions_of(backbone.trunk):
         return None
     order = KernelOrder(backbone.trunk, backbone.normalise(image), backbone.read_trunk)
     return order, order.packed_twin(backbone.trunk)
@@ -302,15 +299,6 @@ def _unless_packed(conv: _PackedConv2d, forward: Any) -> Any:
     return run
 
 
-def _bounds(module: nn.Module) -> _Bounds | None:
-    """What an activation clamps to; ``None`` for modules of other kinds."""
-    if type(module) is nn.ReLU:
-        return 0.0, None
-    if type(module) in (nn.ReLU6, nn.Hardtanh):
-        return float(module.min_val), float(module.max_val)  # type: ignore[arg-type]
-    return None
-
-
 def _is_small_matrix(conv: nn.Conv2d) -> bool:
     """Whether a convolution is a matrix product as it stands, and a small one."""
     return (
@@ -328,120 +316,3 @@ def _few_places(conv: nn.Conv2d, size: list[int]) -> bool:
     x, weight = torch.empty(size, device="meta"), conv.weight.to("meta")
     out = nn.functional.conv2d(x, weight, None, conv.stride, conv.padding)
     return conv.kernel_size != (1, 1) and out.shape[2:].numel() <= _PLACES
-
-
-def _convolutions(body: nn.Module) -> dict[str, Any]:
-    """Convolutions whose weight is theirs alone, by name."""
-    owners = _owners(body)
-    return {
-        name: module
-        for name, module in body.named_modules()
-        if type(module) in (nn.Conv2d, DepthwiseConv2d)
-        and module.padding_mode == "zeros"
-        and isinstance(module.padding, tuple)
-        and module.weight.dtype == torch.float32
-        and owners[id(module.weight)] == 1
-    }
-
-
-def _owners(body: nn.Module) -> Counter[int]:
-    """How many places of a body hold each parameter, by its id."""
-    return Counter(id(p) for _, p in body.named_parameters(remove_duplicate=False))
-
-
-@dataclass
-class _Seen:
-    """What a module was given and gave, call by call."""
-
-    inputs: list[torch.Tensor] = field(default_factory=list)
-    outputs: list[torch.Tensor] = field(default_factory=list)
-    earlier: list[int] = field(default_factory=list)
-    """How many operations had read each input before."""
-
-    def watch(self, forward: Any, readers: _Readers) -> Any:
-        def run(x: torch.Tensor) -> torch.Tensor:
-            self.earlier.append(readers.counts[id(x)])
-            self.inputs.append(x)
-            self.outputs.append(forward(x))
-            return self.outputs[-1]
-
-        return run
-
-
-class _Readers(TorchDispatchMode):
-    """Counts by how many operations each tensor is read, by its id; in this thread alone."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.counts: Counter[int] = Counter()
-        self._alive: list[torch.Tensor] = []  # so that no id is given twice
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        read = {id(x): x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x)}
-        self.counts.update(read.keys())
-        self._alive += read.values()
-        return func(*args, **(kwargs or {}))
-
-
-@torch.no_grad()
-def _observe(
-    body: nn.Module, convolutions: Mapping[str, Any], activation: torch.Tensor, run: Run
-) -> tuple[dict[str, list[int]], dict[str, tuple[str, nn.BatchNorm2d]], dict[str, str]]:
-    """What convolutions are given, and the modules after them that can be folded into them.
-
-    Returns:
-        By a convolution's name: the size of its input (of those that see one size alone); the
-        name and module of the batch norm that reads its output, if nothing else does; the name of
-        the activation that alone reads the output of both.
-    """
-    twin, owners, readers = Skeleton(body).module.eval(), _owners(body), _Readers()
-    seen: dict[str, _Seen] = {}
-    norms: dict[str, nn.BatchNorm2d] = {}
-    activations: dict[str, bool] = {}
-    for name, module in twin.named_modules():
-        if _can_be_folded(module, owners):
-            norms[name] = body.get_submodule(name)  # type: ignore[assignment]
-        elif _bounds(module) is not None:
-            activations[name] = bool(module.inplace)
-        elif name not in convolutions:
-            continue
-        seen[name] = _Seen()
-        module.forward = seen[name].watch(module.forward, readers)
-    with readers:
-        run(twin, activation)
-    once = {name: one for name, one in seen.items() if len(one.inputs) == 1}
-    read_by = {id(once[name].inputs[0]): name for name in norms if name in once}
-    clamped_by = {id(once[name].inputs[0]): name for name in activations if name in once}
-    sizes: dict[str, list[int]] = {}
-    pairs: dict[str, tuple[str, nn.BatchNorm2d]] = {}
-    followers: dict[str, str] = {}
-    for name in convolutions:
-        shapes = {tuple(x.shape) for x in seen[name].inputs}
-        if len(shapes) != 1:
-            continue
-        sizes[name] = list(*shapes)
-        if name not in once:
-            continue
-        out = id(once[name].outputs[0])
-        if out in read_by and readers.counts[out] == 1:
-            norm = read_by[out]
-            pairs[name] = norm, norms[norm]
-            out = id(once[norm].outputs[0])
-        follower = clamped_by.get(out)
-        if follower is not None:
-            # In place, whoever reads it later reads what is clamped.
-            count = once[follower].earlier[0] + 1 if activations[follower] else readers.counts[out]
-            if count == 1:
-                followers[name] = follower
-    return sizes, pairs, followers
-
-
-def _can_be_folded(module: nn.Module, owners: Mapping[int, int]) -> bool:
-    return (
-        type(module) is nn.BatchNorm2d
-        and module.affine
-        and module.track_running_stats
-        and owners[id(module.weight)] == owners[id(module.bias)] == 1
-    )

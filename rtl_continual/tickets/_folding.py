@@ -1,0 +1,150 @@
+"""What follows a convolution and can be done by it: seen in one watched run of a twin."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rtl_continual.backbones import DepthwiseConv2d
+from rtl_continual.tickets._skeleton import Skeleton
+
+__all__ = ["Bounds", "Run", "bounds_of", "convolutions_of", "find_followers"]
+
+Bounds = tuple[float, float | None]
+"""The least and the greatest value an activation gives."""
+
+Run = Callable[[nn.Module, torch.Tensor], Any]
+"""Runs a module on what it takes, and reads all that anybody reads of it."""
+
+
+def bounds_of(module: nn.Module) -> Bounds | None:
+    """What an activation clamps to; ``None`` for modules of other kinds."""
+    if type(module) is nn.ReLU:
+        return 0.0, None
+    if type(module) in (nn.ReLU6, nn.Hardtanh):
+        return float(module.min_val), float(module.max_val)  # type: ignore[arg-type]
+    return None
+
+
+def convolutions_of(body: nn.Module) -> dict[str, Any]:
+    """Convolutions whose weight is theirs alone, by name."""
+    owners = _owners(body)
+    return {
+        name: module
+        for name, module in body.named_modules()
+        if type(module) in (nn.Conv2d, DepthwiseConv2d)
+        and module.padding_mode == "zeros"
+        and isinstance(module.padding, tuple)
+        and module.weight.dtype == torch.float32
+        and owners[id(module.weight)] == 1
+    }
+
+
+def _owners(body: nn.Module) -> Counter[int]:
+    """How many places of a body hold each parameter, by its id."""
+    return Counter(id(p) for _, p in body.named_parameters(remove_duplicate=False))
+
+
+@dataclass
+class _Seen:
+    """What a module was given and gave, call by call."""
+
+    inputs: list[torch.Tensor] = field(default_factory=list)
+    outputs: list[torch.Tensor] = field(default_factory=list)
+    earlier: list[int] = field(default_factory=list)
+    """How many operations had read each input before."""
+
+    def watch(self, forward: Any, readers: _Readers) -> Any:
+        def run(x: torch.Tensor) -> torch.Tensor:
+            self.earlier.append(readers.counts[id(x)])
+            self.inputs.append(x)
+            self.outputs.append(forward(x))
+            return self.outputs[-1]
+
+        return run
+
+
+class _Readers(TorchDispatchMode):
+    """Counts by how many operations each tensor is read, by its id; in this thread alone."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: Counter[int] = Counter()
+        self._alive: list[torch.Tensor] = []  # so that no id is given twice
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        read = {id(x): x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x)}
+        self.counts.update(read.keys())
+        self._alive += read.values()
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def find_followers(
+    body: nn.Module, convolutions: Mapping[str, Any], activation: torch.Tensor, run: Run
+) -> tuple[dict[str, list[int]], dict[str, tuple[str, nn.BatchNorm2d]], dict[str, str]]:
+    """What convolutions are given, and the modules after them that can be folded into them.
+
+    Returns:
+        By a convolution's name: the size of its input (of those that see one size alone); the
+        name and module of the batch norm that reads its output, if nothing else does; the name of
+        the activation that alone reads the output of both.
+    """
+    twin, owners, readers = Skeleton(body).module.eval(), _owners(body), _Readers()
+    seen: dict[str, _Seen] = {}
+    norms: dict[str, nn.BatchNorm2d] = {}
+    activations: dict[str, bool] = {}
+    for name, module in twin.named_modules():
+        if _can_be_folded(module, owners):
+            norms[name] = body.get_submodule(name)  # type: ignore[assignment]
+        elif bounds_of(module) is not None:
+            activations[name] = bool(module.inplace)
+        elif name not in convolutions:
+            continue
+        seen[name] = _Seen()
+        module.forward = seen[name].watch(module.forward, readers)
+    with readers:
+        run(twin, activation)
+    once = {name: one for name, one in seen.items() if len(one.inputs) == 1}
+    read_by = {id(once[name].inputs[0]): name for name in norms if name in once}
+    clamped_by = {id(once[name].inputs[0]): name for name in activations if name in once}
+    sizes: dict[str, list[int]] = {}
+    pairs: dict[str, tuple[str, nn.BatchNorm2d]] = {}
+    followers: dict[str, str] = {}
+    for name in convolutions:
+        shapes = {tuple(x.shape) for x in seen[name].inputs}
+        if len(shapes) != 1:
+            continue
+        sizes[name] = list(*shapes)
+        if name not in once:
+            continue
+        out = id(once[name].outputs[0])
+        if out in read_by and readers.counts[out] == 1:
+            norm = read_by[out]
+            pairs[name] = norm, norms[norm]
+            out = id(once[norm].outputs[0])
+        follower = clamped_by.get(out)
+        if follower is not None:
+            # In place, whoever reads it later reads what is clamped.
+            count = once[follower].earlier[0] + 1 if activations[follower] else readers.counts[out]
+            if count == 1:
+                followers[name] = follower
+    return sizes, pairs, followers
+
+
+def _can_be_folded(module: nn.Module, owners: Mapping[int, int]) -> bool:
+    return (
+        type(module) is nn.BatchNorm2d
+        and module.affine
+        and module.track_running_stats
+        and owners[id(module.weight)] == owners[id(module.bias)] == 1
+    )
