@@ -24,6 +24,7 @@ from rtl_continual.plugins_cli import PluginFiles, StrictPlugins, plugins_app
 from rtl_continual.runs import ignore_known_warnings
 from rtl_continual.serving import serve_command
 from rtl_continual.store import bank_app
+from rtl_continual.threads import use_threads
 
 __all__ = ["app", "main"]
 
@@ -401,8 +402,6 @@ def predict(
     """Route images through a bank and print class, ticket and confidence of each."""
     import csv
 
-    import torch
-
     from rtl_continual.plugins import load_plugins
     from rtl_continual.store import image_files, load_bank
     from rtl_continual.tickets import build_executor, executor_config_class
@@ -412,7 +411,7 @@ def predict(
     load_plugins(plugins or [])
     opened = load_bank(bank, tag=tag, router=_router_options(router))
     opened.executor = build_executor(executor_config_class(executor)())
-    torch.set_num_threads(1)
+    use_threads(1)
     found = [
         {
             "image": str(file),

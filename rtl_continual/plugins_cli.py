@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from rtl_continual.threads import use_threads
+
 __all__ = ["PluginFiles", "StrictPlugins", "plugins_app"]
 
 plugins_app = typer.Typer(
@@ -89,12 +91,10 @@ def plugins_check(
     as_json: AsJSON = False,
 ) -> None:
     """Run the conformance suite over what a plugin brings; exit code 3 if something fails."""
-    import torch
-
     from rtl_continual.plugins import load_plugins
     from rtl_continual.testing import check_plugin, subjects_of
 
-    torch.set_num_threads(1)
+    use_threads(1)
     subjects = subjects_of(load_plugins(plugins or []), name)
     rows = [
         {

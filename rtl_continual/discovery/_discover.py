@@ -243,11 +243,10 @@ class _Search:
 
     def look_outside(self) -> None:
         """Groups of samples outside every ticket."""
-        surprise = self.known.surprise(self.x).numpy()
+        surprise, nearest = (found.numpy() for found in self.known.match(self.x))
         outside = self.founding & (surprise > self.config.outside)
         if outside.sum() < self.config.min_support:
             return
-        nearest = self.known.nearest(self.x).numpy()
         for rows in self._groups(np.flatnonzero(outside)):
             ticket = int(np.bincount(nearest[rows]).argmax())
             if ticket >= self.first_new:
@@ -270,15 +269,15 @@ class _Search:
     def _is_new(self, rows: np.ndarray) -> bool:
         """Whether a group lies outside of every ticket, or apart from the nearest one."""
         here = self.x[torch.from_numpy(rows)]
-        surprise = self.old.surprise(here).numpy()
+        surprise, nearest = (found.numpy() for found in self.old.match(here))
         outside = (surprise > self.config.outside).mean()
         far = np.median(surprise) > self.config.far
-        ticket = int(np.bincount(self.old.nearest(here).numpy()).argmax())
+        ticket = int(np.bincount(nearest).argmax())
         return bool(far or outside > self.config.outside_share or self._is_apart(rows, ticket))
 
     def look_inside(self) -> None:
         """Groups within a known ticket's range, but apart from its own samples."""
-        nearest = self.known.nearest(self.x).numpy()
+        nearest = self.known.match(self.x)[1].numpy()
         for ticket in range(self.first_new):
             for group in self._groups(np.flatnonzero(nearest == ticket)):
                 if self._is_apart(group, ticket):
@@ -313,8 +312,7 @@ class _Search:
         """Every sample where its likelihood is highest; new tickets without support are dropped."""
         ids = np.full(len(self.x), UNASSIGNED, dtype=np.int64)
         if len(self.known):
-            surprise = self.known.surprise(self.x).numpy()
-            nearest = self.known.nearest(self.x).numpy()
+            surprise, nearest = (found.numpy() for found in self.known.match(self.x))
             ids = np.where(surprise > self.config.far, UNASSIGNED, nearest)
         if not self.clusterer.by_features:
             for ticket, rows in self.founders.items():

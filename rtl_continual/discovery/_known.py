@@ -109,31 +109,29 @@ class KnownTickets:
         self.samples += later[1]
         self._levels += later[2]
 
-    def surprises(self, features: torch.Tensor) -> torch.Tensor:
-        """How far each sample lies outside each ticket's spread, ``[samples, tickets]``.
+    def match(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How far each sample lies outside the tickets' spreads, and whose it is.
 
-        0 up to a ticket's median negative log-likelihood, then in units of its spread.
+        Surprise is 0 up to a ticket's median negative log-likelihood, then in units of its spread.
+
+        Args:
+            features: router features ``[samples, features]``.
+
+        Returns:
+            Surprise under the ticket that expects each sample most, ``[samples]``, and the ticket
+            under which its density is highest, ``int64 [samples]``; -1 without tickets.
         """
         x = as_features(features, width=self.width)
-        columns = [
-            ((-mixture.log_prob(x) - middle) / spread).clamp(0, MOST_SURPRISED)
-            for mixture, (middle, spread) in zip(self.mixtures, self._levels, strict=True)
-        ]
-        return torch.stack(columns, dim=1) if columns else x.new_empty(len(x), 0)
+        if not len(self):
+            return x.new_full((len(x),), MOST_SURPRISED), torch.full((len(x),), -1)
+        density = torch.stack([mixture.log_prob(x) for mixture in self.mixtures], dim=1)
+        middle, spread = torch.tensor(self._levels, dtype=density.dtype).T
+        surprises = ((-density - middle) / spread).clamp(0, MOST_SURPRISED)
+        return surprises.min(dim=1).values, density.argmax(dim=1)
 
     def surprise(self, features: torch.Tensor) -> torch.Tensor:
         """Surprise under the ticket that expects each sample most, ``[samples]``."""
-        table = self.surprises(features)
-        if not len(self):
-            return table.new_full((len(table),), MOST_SURPRISED)
-        return table.min(dim=1).values
-
-    def nearest(self, features: torch.Tensor) -> torch.Tensor:
-        """The ticket under which each sample has the highest density, ``int64 [samples]``."""
-        x = as_features(features, width=self.width)
-        if not len(self):
-            return torch.full((len(x),), -1)
-        return torch.stack([m.log_prob(x) for m in self.mixtures], dim=1).argmax(dim=1)
+        return self.match(features)[0]
 
 
 def fit_mixture(features: torch.Tensor) -> FeatureMixture:

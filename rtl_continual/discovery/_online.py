@@ -78,7 +78,7 @@ class OnlineDiscovery:
         """
         x = as_features(features, width=self.known.width)
         self.batches += 1
-        surprise = self.known.surprise(x)
+        surprise, nearest = self.known.match(x)
         verdict = self.detector.observe(float(surprise.log1p().median()))
         memory = x if self._memory is None else torch.cat([self._memory, x])
         self._memory = memory[-self.config.memory :]
@@ -90,8 +90,7 @@ class OnlineDiscovery:
             if len(ids) < len(x):
                 ids = np.concatenate([np.full(len(x) - len(ids), UNASSIGNED), ids])
             return OnlineStep(ids, verdict, found)
-        nearest = self.known.nearest(x).numpy()
-        ids = np.where(surprise.numpy() > self.config.far, UNASSIGNED, nearest)
+        ids = np.where(surprise.numpy() > self.config.far, UNASSIGNED, nearest.numpy())
         self._nurse(x, ids)
         return OnlineStep(ids, verdict, None)
 

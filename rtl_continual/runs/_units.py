@@ -25,6 +25,7 @@ from rtl_continual.runs._recorded import record_stream
 from rtl_continual.runs._scenario import Scenario
 from rtl_continual.runs.methods import method_class
 from rtl_continual.streams import Stream, build_stream
+from rtl_continual.threads import use_threads
 
 __all__ = ["Unit", "Workshop", "plan_units", "sweep_unit"]
 
@@ -87,7 +88,7 @@ class Workshop:
         self.scenario = scenario
         self.folder = folder
         self.device = pick_device(scenario.device)
-        torch.set_num_threads(scenario.threads)
+        use_threads(scenario.threads)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         self._streams: dict[str, Stream] = {}

@@ -22,6 +22,7 @@ from rtl_continual.plugins import load_plugins
 from rtl_continual.runs._environment import ignore_known_warnings
 from rtl_continual.runs._scenario import Scenario
 from rtl_continual.runs._units import Unit, Workshop
+from rtl_continual.threads import use_threads
 
 __all__ = ["Listener", "WorkerError", "run_here", "run_in_processes"]
 
@@ -56,7 +57,7 @@ def run_here(scenario: Scenario, folder: Path, units: Sequence[Unit], listener: 
             )
             listener.finished(0, unit, result)
     finally:
-        torch.set_num_threads(threads)
+        use_threads(threads)
 
 
 def run_in_processes(

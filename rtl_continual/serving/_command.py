@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rtl_continual.errors import RTLError
+from rtl_continual.threads import use_threads
 
 __all__ = ["serve_command"]
 
@@ -45,14 +46,12 @@ def serve_command(
         raise RTLError(
             f"serving needs FastAPI and uvicorn ({error}); pip install 'rtl-continual[serve]'"
         ) from error
-    import torch
-
     from rtl_continual.plugins import load_plugins
     from rtl_continual.serving._service import Service
     from rtl_continual.store import load_bank
 
     load_plugins(plugins or [])
-    torch.set_num_threads(threads)
+    use_threads(threads)
     opened = load_bank(bank, tag=tag, cache_bytes=cache_mib * 2**20)
     listening = _listen(host, port)
     service = Service(opened, config)

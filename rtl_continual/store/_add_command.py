@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rtl_continual.errors import ConfigError
+from rtl_continual.threads import use_threads
 
 if TYPE_CHECKING:
     from rtl_continual.store._add_config import AddConfig
@@ -48,14 +49,12 @@ def add(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Learn from new data; exit 4 if they need no ticket, or none that was learned is worth it."""
-    import torch
-
     from rtl_continual.plugins import load_plugins
     from rtl_continual.store._open import load_bank
 
     load_plugins(plugins or [])
     # On cores that others share, several threads wait for each other more than they compute.
-    torch.set_num_threads(1)
+    use_threads(1)
     found = load_bank(bank).add(
         data,
         labels=labels,
