@@ -118,7 +118,7 @@ def solve_linear(
     """The linear head with the least loss, for raw features.
 
     With a convex loss the answer depends on neither a seed nor a rate. It is solved in float64 on
-    standardised features.
+    standardised features, in the samples' span where there are fewer samples than features.
 
     Args:
         features: ``[n, features]``.
@@ -134,6 +134,11 @@ def solve_linear(
     x = features.double()
     mean, scale = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-6)
     x = (x - mean) / scale
+    axes = None
+    if len(x) < x.shape[1]:
+        # No weight outside the samples' span changes an output; the decay holds those at zero.
+        axes, coordinates = torch.linalg.qr(x.T)
+        x = coordinates.T.contiguous()
     weight = torch.zeros(outputs, x.shape[1], dtype=x.dtype, device=x.device, requires_grad=True)
     bias = torch.zeros(outputs, dtype=x.dtype, device=x.device, requires_grad=True)
     solver = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
@@ -146,5 +151,6 @@ def solve_linear(
         return total
 
     solver.step(closure)
-    folded = weight.detach() / scale
+    solved = weight.detach() if axes is None else weight.detach() @ axes.T
+    folded = solved / scale
     return folded.float(), (bias.detach() - folded @ mean).float()
