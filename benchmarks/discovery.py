@@ -33,6 +33,7 @@ from rtl_continual.discovery import (
     discover,
 )
 from rtl_continual.streams import ImageSet, build_stream, stream_config_class
+from rtl_continual.threads import use_threads
 
 BATCH = 32
 FADE = 20
@@ -359,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.quick:
         options.seeds, options.batches = "0", 20
-    torch.set_num_threads(1)
+    use_threads(1)
     backbone = build_backbone(BackboneConfig(name="glyphnet", taps=("stem", "block1")))
     report = {
         name: {

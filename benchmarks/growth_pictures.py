@@ -15,10 +15,10 @@ matplotlib.use("Agg")
 import discovery as cases
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 
 from rtl_continual.backbones import BackboneConfig, build_backbone
 from rtl_continual.discovery import DiscoveryConfig, KnownTickets, OnlineDiscovery, discover
+from rtl_continual.threads import use_threads
 
 NAMES = ("handwritten", "photo", "printed", "street", "outline")
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder in which router features are kept")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads(1)
     backbone = build_backbone(BackboneConfig(name="glyphnet", taps=("stem", "block1")))
     domains = cases.load("digits", 0, backbone, options.cache)
     if "clusters" in options.pictures:

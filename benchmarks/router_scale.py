@@ -44,6 +44,7 @@ from rtl_continual.routing import (
     HierarchicalRouterConfig,
     Router,
 )
+from rtl_continual.threads import use_threads
 
 RANK = 16
 FAMILY, BRANCH = 80.0, 33.0
@@ -258,7 +259,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=None)
     parser.add_argument("--set", nargs="*", default=[], help="options of the router, name=value")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads(1)
     sizes = "10,100,1000,10000" if args.quick else "10,100,300,1000,3000,10000,30000,100000"
     args.inputs = args.inputs or (1024 if args.quick else 8192)
     options = {key: json.loads(value) for key, value in (part.split("=") for part in args.set)}

@@ -38,6 +38,7 @@ from rtl_continual.backbones import (
 from rtl_continual.routing import FeatureMixture, Router, build_router, router_config_class
 from rtl_continual.streams import Stream, build_stream, stream_config_class
 from rtl_continual.tasks import balanced_accuracy, confusion_matrix
+from rtl_continual.threads import use_threads
 
 ROUTERS: dict[str, dict[str, Any]] = {
     "flat": {"name": "flat"},
@@ -213,7 +214,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=None, help="keep router features here")
     parser.add_argument("--statistics", action="store_true")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads(1)
     if args.statistics:
         parts = load("digits", args.cache)[1]
         shapes = statistics(parts["train"], parts["test"])
