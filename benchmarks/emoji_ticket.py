@@ -63,6 +63,7 @@ def probe(
         classes,
         loss=balanced_loss(F.cross_entropy, targets, classes, config.class_balance),
         weight_decay=config.head_decay,
+        shrinkage=config.head_shrinkage,
         iterations=60,
     )
     return score(held_out, features(backbone, held_out, weights) @ weight.T + bias)

@@ -12,7 +12,7 @@ from rtl_continual.training._collapse_scores import (
 )
 from rtl_continual.training._config import TicketConfig
 from rtl_continual.training._epochs import epoch_batches, steps_per_epoch, take_turns
-from rtl_continual.training._head_start import finish_head, solve_linear, start_head
+from rtl_continual.training._head_start import finish_head, start_head
 from rtl_continual.training._joint import JointConfig, learn_joint
 from rtl_continual.training._learn import (
     CacheRows,
@@ -31,6 +31,7 @@ from rtl_continual.training._learner import (
     drive_together,
     joint_parameter_groups,
 )
+from rtl_continual.training._linear_head import solve_linear
 from rtl_continual.training._mapped import MappedTrunkCache
 from rtl_continual.training._relaxation import (
     BUILT_IN_RELAXATION_POLICIES,

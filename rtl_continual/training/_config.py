@@ -86,6 +86,14 @@ class TicketConfig(BaseModel):
         description="half of it times the squared (standardised) weights of a solved head is "
         "penalised",
     )
+    head_shrinkage: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="below 1 a solved head reads features whitened by their covariance within "
+        "classes, drawn towards the identity by this share; better where data are few, and a "
+        "head_decay ten times as large is a good start; 1 is off",
+    )
     features: Literal["own", "merged"] = Field(
         "own",
         description="what the finished head reads. own: the ticket's features; merged: the "

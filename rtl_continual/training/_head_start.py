@@ -9,13 +9,13 @@ from torch import nn
 
 from rtl_continual.errors import DataError
 from rtl_continual.tickets import merge_features
-from rtl_continual.training._balance import Loss
+from rtl_continual.training._linear_head import solve_linear
 from rtl_continual.training._norm import fix_norm
 
 if TYPE_CHECKING:
     from rtl_continual.training._learner import TicketLearner
 
-__all__ = ["finish_head", "solve_linear", "start_head"]
+__all__ = ["finish_head", "start_head"]
 
 _ITERATIONS = 60
 _BATCH = 256
@@ -93,6 +93,7 @@ def _solve_head(learner: TicketLearner, cache: HasActivations, *, training: bool
         head.out_features,
         loss=learner.task_loss,
         weight_decay=learner.config.head_decay,
+        shrinkage=learner.config.head_shrinkage,
         iterations=_ITERATIONS,
     )
     if merged:
@@ -103,54 +104,3 @@ def _solve_head(learner: TicketLearner, cache: HasActivations, *, training: bool
     with torch.no_grad():
         head.weight.copy_(weight)
         head.bias.copy_(bias)
-
-
-@torch.enable_grad()
-def solve_linear(
-    features: torch.Tensor,
-    targets: torch.Tensor,
-    outputs: int,
-    *,
-    loss: Loss,
-    weight_decay: float,
-    iterations: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The linear head with the least loss, for raw features.
-
-    With a convex loss the answer depends on neither a seed nor a rate. It is solved in float64 on
-    standardised features, in the samples' span where there are fewer samples than features.
-
-    Args:
-        features: ``[n, features]``.
-        targets: of the loss.
-        outputs: rows of the weight.
-        loss: of outputs and targets, a mean over samples.
-        weight_decay: half of it times the squared (standardised) weights is penalised.
-        iterations: at most so many of L-BFGS.
-
-    Returns:
-        Weight ``[outputs, features]`` and bias ``[outputs]``.
-    """
-    x = features.double()
-    mean, scale = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-6)
-    x = (x - mean) / scale
-    axes = None
-    if len(x) < x.shape[1]:
-        # No weight outside the samples' span changes an output; the decay holds those at zero.
-        axes, coordinates = torch.linalg.qr(x.T)
-        x = coordinates.T.contiguous()
-    weight = torch.zeros(outputs, x.shape[1], dtype=x.dtype, device=x.device, requires_grad=True)
-    bias = torch.zeros(outputs, dtype=x.dtype, device=x.device, requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        solver.zero_grad()
-        total = loss(x @ weight.T + bias, targets)
-        total = total + 0.5 * weight_decay * weight.pow(2).sum()
-        total.backward()
-        return total
-
-    solver.step(closure)
-    solved = weight.detach() if axes is None else weight.detach() @ axes.T
-    folded = solved / scale
-    return folded.float(), (bias.detach() - folded @ mean).float()

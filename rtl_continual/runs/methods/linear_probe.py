@@ -26,6 +26,9 @@ class LinearProbeConfig(MethodConfig):
     weight_decay: float = Field(
         3e-3, ge=0, description="half of it times the squared (standardised) weights is penalised"
     )
+    shrinkage: float = Field(
+        1.0, gt=0, le=1, description="of the whitening of features, as head_shrinkage of tickets"
+    )
     class_balance: float = Field(
         0.0, ge=0, le=4, description="weight of the adjustment for rare classes, as of tickets"
     )
@@ -123,5 +126,6 @@ def _solve_head(
         classes,
         loss=balanced_loss(F.cross_entropy, targets, classes, config.class_balance),
         weight_decay=config.weight_decay,
+        shrinkage=config.shrinkage,
         iterations=config.iterations,
     )
