@@ -273,13 +273,23 @@ class NamedSection:
             return value
         if not isinstance(value, Mapping):
             raise PydanticCustomError("model_type", "must be a section (keys and values)")
-        name = value.get("name", self.default)
-        if not isinstance(name, str) or name not in self.registry:
+        config_class = self.model_of(value)
+        if config_class is None:
+            name = value.get("name", self.default)
+            if name is None:
+                raise ValueError(f"needs the key name: {', '.join(sorted(self.registry))}")
             raise ValueError(unknown_name(self.registry.kind, str(name), self.registry))
-        config_class: type[BaseModel] = self.registry[name].config_class
         if info.mode == "json":  # what a file says is not guessed at: text is no number
             return config_class.model_validate_json(json.dumps(value), strict=True)
         return config_class.model_validate(value)
+
+    def model_of(self, value: Mapping[str, Any]) -> type[BaseModel] | None:
+        """The model of a section's options, ``None`` if its name stands for nothing."""
+        name = value.get("name", self.default)
+        if not isinstance(name, str) or name not in self.registry:
+            return None
+        found: type[BaseModel] = self.registry[name].config_class
+        return found
 
 
 def _dump(value: BaseModel) -> dict[str, Any]:

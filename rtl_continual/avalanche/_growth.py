@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from rtl_continual.avalanche._batches import ExperienceCache
@@ -36,7 +35,6 @@ class ExperienceGrowth:
         self.found: Discovery | None = None
         self.waiting: Any | None = None
         self._known = KnownTickets([FeatureMixture(t.statistics) for t in bank])
-        self._features: list[torch.Tensor] = []
         self._next_waiting: Any | None = None
 
     def look(
@@ -80,9 +78,6 @@ class ExperienceGrowth:
         if not self.found.new:
             return None
         groups = [self.found.members(ticket) for ticket in self.found.new]
-        self._features = [
-            cache.features[torch.from_numpy(r).to(cache.features.device)] for r in groups
-        ]
         part = copy.copy(experience)
         part._dataset = dataset.subset(np.concatenate(groups).tolist())
         part.domain = None
@@ -94,17 +89,12 @@ class ExperienceGrowth:
 
     def commit(self, tickets: Sequence[Ticket]) -> None:
         """The tickets of the new clusters have joined the bank."""
-        for ticket, features in zip(tickets, self._features, strict=True):
-            self._known.add(FeatureMixture(ticket.statistics), features)
-        self._features.clear()
+        for ticket in tickets:
+            self._known.add(FeatureMixture(ticket.statistics))
 
     def settle(self) -> None:
         """The experience is done: what waited is decided, and its own samples may wait."""
         self.waiting, self._next_waiting = self._next_waiting, None
-
-    def forget(self) -> None:
-        """Leave out the clusters whose tickets were not finished."""
-        self._features.clear()
 
 
 def _has_next(experience: Any) -> bool:

@@ -226,8 +226,6 @@ class RoutedTickets(SupervisedTemplate):
             return dict(self.evaluator.get_last_metrics())
         finally:
             self._end_ticket()
-            if self.growth is not None:
-                self.growth.forget()
 
     @property
     def waiting(self) -> int:

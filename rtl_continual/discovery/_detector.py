@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from pydantic import BaseModel
@@ -44,8 +44,9 @@ class ShiftDetector(ABC):
         self.config = config if config is not None else self.config_class()
         self._shift = False
 
+    @final
     def update(self, features: torch.Tensor, known: KnownTickets) -> Verdict:
-        """Look at the next mini-batch.
+        """Look at the next mini-batch. Not to be overridden: see :meth:`observe`.
 
         Args:
             features: router features ``[batch, features]``.
@@ -56,8 +57,12 @@ class ShiftDetector(ABC):
         """
         return self.observe(float(known.surprise(features).log1p().median()))
 
+    @final
     def observe(self, statistic: float) -> Verdict:
-        """:meth:`update` with the number watched, where it is at hand."""
+        """:meth:`update` with the number watched, where it is at hand, as on a stream.
+
+        Not to be overridden: a detector is what :meth:`_evidence` makes of the numbers.
+        """
         level = self._evidence(statistic)
         self._shift = self._shift or level >= 1
         return Verdict(self._shift, statistic, level)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rtl_continual.discovery._edges import find_edge
 from rtl_continual.discovery._features import as_features
@@ -94,11 +95,23 @@ class DiscoveryConfig(BaseModel):
         "of its beginning founds no ticket; 0 is off",
     )
     memory: int = Field(
-        512, ge=4, description="online: so many of the latest samples are kept to decide on"
+        512,
+        ge=4,
+        description="online: so many of the latest samples are kept to decide on, and as many "
+        "older ones that belong to no ticket; at least min_support",
     )
     check_every: int = Field(
         8, ge=1, description="online: look for new groups every so many mini-batches, alarm or not"
     )
+
+    @model_validator(mode="after")
+    def _memory_holds_a_cluster(self) -> Self:
+        if self.memory < self.min_support:
+            raise ValueError(
+                f"memory: {self.memory} is below min_support: {self.min_support}, so that no "
+                "stream of mini-batches could ever bring a ticket; raise memory"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -270,16 +283,20 @@ class _Search:
         """Whether a group lies outside of every ticket, or apart from the nearest one."""
         here = self.x[torch.from_numpy(rows)]
         surprise, nearest = (found.numpy() for found in self.old.match(here))
-        outside = (surprise > self.config.outside).mean()
+        outside = surprise > self.config.outside
         far = np.median(surprise) > self.config.far
-        ticket = int(np.bincount(nearest).argmax())
-        return bool(far or outside > self.config.outside_share or self._is_apart(rows, ticket))
+        # Known samples that a few outliers have swept along are no support.
+        if (far or outside.mean() > self.config.outside_share) and (
+            outside.sum() >= self.config.min_support
+        ):
+            return True
+        return self._is_apart(rows, int(np.bincount(nearest).argmax()))
 
     def look_inside(self) -> None:
         """Groups within a known ticket's range, but apart from its own samples."""
         nearest = self.known.match(self.x)[1].numpy()
         for ticket in range(self.first_new):
-            for group in self._groups(np.flatnonzero(nearest == ticket)):
+            for group in self._groups(np.flatnonzero(self.founding & (nearest == ticket))):
                 if self._is_apart(group, ticket):
                     self._add(group)
 
@@ -304,6 +321,7 @@ class _Search:
     def _add(self, rows: np.ndarray) -> None:
         if len(self.known) >= self.config.max_tickets:
             self.capped += 1
+            self.founding[rows] = False  # so that a later look does not count the group again
             return
         self.founders[len(self.known)] = rows
         self.known.learn(self.x[torch.from_numpy(rows)])

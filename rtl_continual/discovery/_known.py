@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from rtl_continual.discovery._features import as_features
 from rtl_continual.errors import DataError
-from rtl_continual.routing import FeatureMixture
+from rtl_continual.routing import FeatureMixture, likelihood_level
 
-__all__ = ["KnownTickets", "fit_mixture"]
-
-MIN_TO_HALVE = 40
-"""With fewer samples, halves say nothing."""
-
-RANK = 64
-"""Principal axes of a mixture that discovery fits, as of those that tickets carry."""
-
-SAMPLES_PER_COMPONENT = 150
-"""Of a mixture that discovery fits: a full covariance wants as many."""
+__all__ = ["KnownTickets"]
 
 MOST_SURPRISED = 1e6
 """Surprise is cut off here, so that one broken image cannot outweigh a stream's history."""
@@ -28,9 +20,9 @@ MOST_SURPRISED = 1e6
 class KnownTickets:
     """The tickets' feature mixtures with each one's own spread of log-likelihoods.
 
-    A density cannot be compared between mixtures as it stands, so each ticket is calibrated on
-    samples drawn from its own mixture: their median and their spread above it (from the median to
-    the 90 % quantile, in units in which a normal distribution has spread 1).
+    A density cannot be compared between mixtures as it stands, so each ticket is calibrated by the
+    likelihood of samples that its mixture was not fitted to, which it carries
+    (:attr:`FeatureMixture.held_out`); a ticket without them by samples drawn from its mixture.
 
     Args:
         mixtures: one per ticket, in the order of their ids.
@@ -70,14 +62,8 @@ class KnownTickets:
         """Router features per sample; ``None`` without tickets."""
         return self.mixtures[0].width if self.mixtures else None
 
-    def add(self, mixture: FeatureMixture, features: torch.Tensor | None = None) -> None:
+    def add(self, mixture: FeatureMixture) -> None:
         """One more ticket.
-
-        Args:
-            mixture: the ticket's.
-            features: the samples it was fitted to, where at hand. Then the spread is measured on
-                halves of them, each under a mixture of the other half, instead of on samples of
-                the mixture; with few samples a mixture fits them better than any others.
 
         Raises:
             DataError: if it has another number of features than the others.
@@ -86,25 +72,22 @@ class KnownTickets:
             raise DataError(f"the tickets have {self.width} features, this one {mixture.width}")
         draw = torch.Generator().manual_seed(self._seed + 7919 * len(self))
         samples = mixture.sample(self._count, draw)
-        own = -mixture.log_prob(samples)
-        if features is not None and len(features) >= MIN_TO_HALVE:
-            x = as_features(features, width=mixture.width)[-2 * self._count :]
-            own = torch.cat([-fit_mixture(x[1 - h :: 2]).log_prob(x[h::2]) for h in (0, 1)])
-        middle, high = torch.quantile(own, torch.tensor([0.5, 0.9], dtype=own.dtype)).tolist()
+        middle, spread = mixture.held_out or likelihood_level(-mixture.log_prob(samples)).tolist()
         self.mixtures.append(mixture)
         self.samples.append(samples)
-        self._levels.append((middle, max((high - middle) / 1.2816, 1e-6)))
+        # A Gaussian of as many features varies as much; equal images would have no spread at all.
+        self._levels.append((middle, max(spread, math.sqrt(mixture.width / 2))))
 
     def learn(self, features: torch.Tensor) -> None:
         """One more ticket, known by its samples ``[samples, features]`` alone."""
-        self.add(fit_mixture(as_features(features, width=self.width)), features)
+        self.add(FeatureMixture.fit_cluster(as_features(features, width=self.width), held_out=True))
 
-    def replace(self, ticket: int, mixture: FeatureMixture, features: torch.Tensor) -> None:
+    def replace(self, ticket: int, features: torch.Tensor) -> None:
         """Describe a ticket anew, as long as it is young and its data still arrive."""
         later = self.mixtures[ticket + 1 :], self.samples[ticket + 1 :], self._levels[ticket + 1 :]
         for part in (self.mixtures, self.samples, self._levels):
             del part[ticket:]
-        self.add(mixture, features)
+        self.learn(features)
         self.mixtures += later[0]
         self.samples += later[1]
         self._levels += later[2]
@@ -132,19 +115,3 @@ class KnownTickets:
     def surprise(self, features: torch.Tensor) -> torch.Tensor:
         """Surprise under the ticket that expects each sample most, ``[samples]``."""
         return self.match(features)[0]
-
-
-def fit_mixture(features: torch.Tensor) -> FeatureMixture:
-    """A mixture for a cluster that may be small: fewer components and axes for fewer samples.
-
-    Args:
-        features: ``[samples, features]``.
-    """
-    count = len(features)
-    return FeatureMixture.fit(
-        features,
-        components=min(4, max(1, count // SAMPLES_PER_COMPONENT)),
-        rank=max(1, min(RANK, count // 4)),
-        ridge=1e-2,
-        tolerance=1e-2,
-    )

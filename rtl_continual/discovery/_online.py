@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +11,13 @@ import torch
 from rtl_continual.discovery._detector import Verdict
 from rtl_continual.discovery._discover import UNASSIGNED, Discovery, DiscoveryConfig, discover
 from rtl_continual.discovery._features import as_features
-from rtl_continual.discovery._known import KnownTickets, fit_mixture
+from rtl_continual.discovery._known import KnownTickets
 from rtl_continual.discovery._registry import build_detector
 
 __all__ = ["OnlineDiscovery", "OnlineStep"]
+
+ALERT = 2
+"""After an alarm so many times the minimum support of samples are looked at as they arrive."""
 
 
 class OnlineStep(NamedTuple):
@@ -21,7 +25,8 @@ class OnlineStep(NamedTuple):
 
     ``ticket_ids`` is ``int64 [batch]``, :data:`UNASSIGNED` where no ticket fits yet; ``verdict``
     is the detector's; ``found`` is the decision about the ``len(found.ticket_ids)`` latest
-    samples if new clusters were found, else ``None``.
+    samples if new clusters were found, or would have become tickets but for ``max_tickets``, else
+    ``None``.
     """
 
     ticket_ids: np.ndarray
@@ -32,10 +37,12 @@ class OnlineStep(NamedTuple):
 class OnlineDiscovery:
     """Watches a stream and decides, when there is enough evidence, that a new cluster began.
 
-    The latest samples are remembered, up to ``config.memory``; older ones are forgotten. When the
-    detector raises an alarm (and every few mini-batches without one), :func:`discover` looks at
-    them. A new cluster is described anew as more of its samples arrive, until it has as many as
-    the memory holds.
+    The latest samples are remembered, up to ``config.memory``, and as many older ones that belonged
+    to no ticket, so that a domain of a few samples a mini-batch gathers support. When the detector
+    raises an alarm, :func:`discover` looks at them, and again until twice ``min_support`` samples
+    have come or it finds a cluster; the detector starts afresh. Without an alarm it looks every few
+    mini-batches. A new cluster is described anew as more of its samples arrive, until it has as
+    many as the memory holds.
 
     Args:
         known: the bank's tickets; new clusters are added to a copy, :attr:`known`.
@@ -53,19 +60,24 @@ class OnlineDiscovery:
         [True, False]
     """
 
+    _memory: torch.Tensor
+    _strays: torch.Tensor
+    _surprise: torch.Tensor
+
     def __init__(self, known: KnownTickets, config: DiscoveryConfig | None = None) -> None:
         self.config = config or DiscoveryConfig()
         self.known = known.copy()
         self.detector = build_detector(self.config.detector)
         self.batches = 0
-        self._memory: torch.Tensor | None = None
+        self._alarmed = 0
+        self._forget(self.known.width or 0)
         self._young: dict[int, torch.Tensor] = {}
         self._fitted: dict[int, int] = {}
 
     @property
     def remembered(self) -> int:
         """How many samples are in memory."""
-        return 0 if self._memory is None else len(self._memory)
+        return len(self._memory)
 
     def update(self, features: torch.Tensor) -> OnlineStep:
         """Take in the next mini-batch.
@@ -77,14 +89,19 @@ class OnlineDiscovery:
             DataError: if the batch is empty or a sample's features are not finite.
         """
         x = as_features(features, width=self.known.width)
+        if not self._memory.shape[1]:
+            self._forget(x.shape[1])
         self.batches += 1
         surprise, nearest = self.known.match(x)
         verdict = self.detector.observe(float(surprise.log1p().median()))
-        memory = x if self._memory is None else torch.cat([self._memory, x])
-        self._memory = memory[-self.config.memory :]
+        self._remember(x, surprise)
         found = None
-        if verdict.shift or self.batches % self.config.check_every == 0:
+        if verdict.shift:
+            self.detector.reset()
+            self._alarmed = ALERT * self.config.min_support
+        if self._alarmed > 0 or self.batches % self.config.check_every == 0:
             found = self._decide()
+        self._alarmed -= len(x)
         if found is not None:
             ids = found.ticket_ids[-len(x) :]
             if len(ids) < len(x):
@@ -94,22 +111,39 @@ class OnlineDiscovery:
         self._nurse(x, ids)
         return OnlineStep(ids, verdict, None)
 
+    def _remember(self, x: torch.Tensor, surprise: torch.Tensor) -> None:
+        """Take in the latest samples; of those that make room for them keep what has no ticket."""
+        memory, surprises = torch.cat([self._memory, x]), torch.cat([self._surprise, surprise])
+        keep = self.config.memory
+        strays = memory[:-keep][surprises[:-keep] > self.config.far]
+        self._strays = torch.cat([self._strays, strays])[-keep:]
+        self._memory, self._surprise = memory[-keep:], surprises[-keep:]
+
     def _decide(self) -> Discovery | None:
-        """Look at the memory; if it holds new clusters, add them and start afresh."""
-        assert self._memory is not None
-        if len(self._memory) < self.config.min_support:
+        """Look at what is remembered; if it holds new clusters, add them and start afresh."""
+        whole = torch.cat([self._strays, self._memory])
+        if len(whole) < self.config.min_support:
             return None
-        found = discover(self._memory, self.known, self.config)
-        if not found.new:
+        found = discover(whole, self.known, self.config)
+        if not found.new and not found.capped:
             return None
         for ticket in found.new:
-            members = self._memory[torch.from_numpy(found.members(ticket))]
-            self.known.add(fit_mixture(members), members)
+            members = whole[torch.from_numpy(found.members(ticket))]
+            self.known.learn(members)
             self._young[ticket] = members
             self._fitted[ticket] = len(members)
-        self._memory = None
+        older = len(self._strays)
+        self._forget(whole.shape[1])
         self.detector.reset()
-        return found
+        self._alarmed = 0
+        ids = found.ticket_ids[older:]
+        return replace(found, ticket_ids=ids, outliers=int((ids == UNASSIGNED).sum()))
+
+    def _forget(self, width: int) -> None:
+        """Remember nothing."""
+        self._memory = torch.empty(0, width, dtype=torch.float64)
+        self._strays = torch.empty(0, width, dtype=torch.float64)
+        self._surprise = torch.empty(0, dtype=torch.float64)
 
     def _nurse(self, x: torch.Tensor, ids: np.ndarray) -> None:
         """Describe young clusters anew whenever they have grown by half."""
@@ -118,7 +152,7 @@ class OnlineDiscovery:
             members = torch.cat([self._young[ticket], x[mine]])
             self._young[ticket] = members
             if len(members) >= 1.5 * self._fitted[ticket]:
-                self.known.replace(ticket, fit_mixture(members), members)
+                self.known.replace(ticket, members)
                 self._fitted[ticket] = len(members)
                 if len(members) >= self.config.memory:
                     del self._young[ticket]

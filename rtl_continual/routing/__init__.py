@@ -1,6 +1,6 @@
 """Routers: which ticket serves which input."""
 
-from rtl_continual.routing._mixture import FeatureMixture
+from rtl_continual.routing._mixture import FeatureMixture, likelihood_level
 from rtl_continual.routing._outputs import OutputRouter, OutputsOf
 from rtl_continual.routing._registry import (
     BUILT_IN_ROUTERS,
@@ -37,6 +37,7 @@ __all__ = [
     "RouterConfig",
     "Routing",
     "build_router",
+    "likelihood_level",
     "router_config_class",
     "router_names",
     "router_origin",

@@ -10,9 +10,21 @@ import torch
 
 from rtl_continual.errors import DataError
 
-__all__ = ["FeatureMixture"]
+__all__ = ["FeatureMixture", "likelihood_level"]
 
 _LOG_TWO_PI = math.log(2 * math.pi)
+
+MIN_TO_HALVE = 40
+"""With fewer samples, halves say nothing."""
+
+HELD_OUT = 1024
+"""At most so many samples are halved."""
+
+CLUSTER_RANK = 64
+"""Principal axes of a mixture for a cluster that may be small."""
+
+SAMPLES_PER_COMPONENT = 150
+"""Of such a mixture: a full covariance wants as many."""
 
 
 class FeatureMixture:
@@ -32,6 +44,10 @@ class FeatureMixture:
 
     Args:
         tensors: the stored form; see :meth:`tensors`.
+
+    Attributes:
+        held_out: median and spread of the negative log-likelihood of samples that a mixture was
+            not fitted to (see :meth:`fit`), ``None`` where they were not measured.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -43,6 +59,10 @@ class FeatureMixture:
         self._stored_as = tensors["means"].dtype
         self.means = tensors["means"].double()
         self.count = int(tensors["count"])
+        self.held_out: tuple[float, float] | None = None
+        if "held_out" in tensors:
+            median, spread = tensors["held_out"].tolist()
+            self.held_out = median, spread
         rank = self.means.shape[1]
         rows, columns = torch.tril_indices(rank, rank)
         self.cholesky = torch.zeros(len(self.weights), rank, rank, dtype=torch.float64)
@@ -62,6 +82,7 @@ class FeatureMixture:
         ridge: float = 1e-3,
         tolerance: float = 1e-3,
         seed: int = 0,
+        held_out: bool = False,
     ) -> FeatureMixture:
         """Fit to router features.
 
@@ -72,6 +93,10 @@ class FeatureMixture:
             ridge: added to the variance of every (scaled) feature.
             tolerance: fitting ends when the mean log-likelihood gains less in a step.
             seed: of the initial assignment.
+            held_out: measure, on two halves, how likely samples are that a mixture was not fitted
+                to: with few samples it fits them better than any others. The halves' mixtures are
+                those of :meth:`fit_cluster`. The spread runs from the median to the 90 %
+                quantile, in units in which a normal distribution has spread 1.
 
         Raises:
             DataError: without samples, or if a feature is not finite.
@@ -117,12 +142,39 @@ class FeatureMixture:
         stored["weights"] = weights
         stored["means"] = means
         stored["cholesky"] = torch.linalg.cholesky(covariances)[:, rows, columns]
-        raw = {"center", "scale", "weights"}
+        if held_out and count >= MIN_TO_HALVE:
+            stored["held_out"] = cls._held_out(x[-HELD_OUT:])
+        raw = {"center", "scale", "weights", "held_out"}
         return cls(
             {
                 k: (v.float() if k in raw else v.half()) if v.is_floating_point() else v
                 for k, v in stored.items()
             }
+        )
+
+    @classmethod
+    def fit_cluster(cls, features: torch.Tensor, *, held_out: bool = False) -> FeatureMixture:
+        """:meth:`fit` for a cluster that may be small: fewer components and axes for fewer samples.
+
+        Args:
+            features: ``[samples, features]``.
+            held_out: as of :meth:`fit`.
+        """
+        count = len(features)
+        return cls.fit(
+            features,
+            components=min(4, max(1, count // SAMPLES_PER_COMPONENT)),
+            rank=max(1, min(CLUSTER_RANK, count // 4)),
+            ridge=1e-2,
+            tolerance=1e-2,
+            held_out=held_out,
+        )
+
+    @classmethod
+    def _held_out(cls, x: torch.Tensor) -> torch.Tensor:
+        """Median and spread ``[2]`` of each half's losses under the other half's mixture."""
+        return likelihood_level(
+            torch.cat([-cls.fit_cluster(x[1 - half :: 2]).log_prob(x[half::2]) for half in (0, 1)])
         )
 
     @property
@@ -133,8 +185,8 @@ class FeatureMixture:
     def tensors(self) -> dict[str, torch.Tensor]:
         """The stored form; covariances as packed lower Cholesky factors.
 
-        ``center``, ``scale`` and ``weights`` are float32, the rest has the precision it was
-        given in.
+        ``center``, ``scale``, ``weights`` and ``held_out`` are float32, the rest has the precision
+        it was given in.
         """
         rank = self.means.shape[1]
         rows, columns = torch.tril_indices(rank, rank)
@@ -149,6 +201,7 @@ class FeatureMixture:
             "scale": self.scale.float(),
             "weights": self.weights.float(),
             "count": torch.tensor(self.count),
+            **({} if self.held_out is None else {"held_out": torch.tensor(self.held_out)}),
         }
 
     def sample(self, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -232,3 +285,13 @@ class FeatureMixture:
                 variance + self.residual.pow(2)
             )
         return self.center + self.scale * mean, self.scale.pow(2) * covariance.diagonal()
+
+
+def likelihood_level(losses: torch.Tensor) -> torch.Tensor:
+    """Median and spread ``[2]`` of negative log-likelihoods ``[samples]``.
+
+    The spread runs from the median to the 90 % quantile, in units in which a normal distribution
+    has spread 1.
+    """
+    middle, high = torch.quantile(losses, torch.tensor([0.5, 0.9], dtype=losses.dtype))
+    return torch.stack([middle, (high - middle) / 1.2816])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from rtl_continual.registry import NamedSection
 from rtl_continual.runs._yaml import Document, KeyPath
 
 __all__ = ["check_section", "shown", "unknown_key"]
@@ -78,12 +79,16 @@ def check_section(
     try:
         return model.model_validate_json(json.dumps(given), strict=True), []
     except ValidationError as error:
-        names = [*model.model_fields, *also]
-        return None, _lines(error, given, path, document, names)
+        return None, _lines(error, given, path, document, model, also)
 
 
 def _lines(
-    error: ValidationError, values: Any, path: KeyPath, document: Document, names: list[str]
+    error: ValidationError,
+    values: Any,
+    path: KeyPath,
+    document: Document,
+    model: type[BaseModel],
+    also: Iterable[str],
 ) -> list[str]:
     """One line per key; what the members of a union say of one value is joined by "or"."""
     found: dict[KeyPath, tuple[list[str], str]] = {}
@@ -91,7 +96,8 @@ def _lines(
         where = _clean(detail["loc"], values, detail["type"] == "missing")
         given = "" if detail["type"] in _COMPLETE else f", got {shown(detail['input'])}"
         messages, _ = found.setdefault(where, ([], given))
-        message = _words(detail, names if len(where) == 1 else [])
+        keys = [*model.model_fields, *also] if len(where) == 1 else _keys(model, values, where)
+        message = _words(detail, keys)
         if message not in messages:
             messages.append(message)
     return [
@@ -100,6 +106,20 @@ def _lines(
         )
         for where, (messages, given) in found.items()
     ]
+
+
+def _keys(model: type[BaseModel] | None, values: Any, where: KeyPath) -> list[str]:
+    """The keys that a section within a section may have, as far as its model is known."""
+    for part in where[:-1]:
+        field = None if model is None else model.model_fields.get(str(part))
+        values = values.get(part) if isinstance(values, Mapping) else None
+        if field is None or not isinstance(values, Mapping):
+            return []
+        named = [extra for extra in field.metadata if isinstance(extra, NamedSection)]
+        kinds = [field.annotation, *get_args(field.annotation)]
+        plain = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        model = named[0].model_of(values) if named else next(iter(plain), None)
+    return [] if model is None else list(model.model_fields)
 
 
 def _clean(loc: tuple[str | int, ...], values: Any, missing: bool) -> KeyPath:

@@ -182,6 +182,16 @@ def _watch(detector: ShiftDetector, center: float, seed: int, batches: int = 40)
 
 
 @DETECTOR_SUITE.add
+def judges_the_number_it_is_given(build: Callable[[], ShiftDetector]) -> None:
+    """What a detector does lies in ``_evidence`` and ``_restart``: streams call ``observe``."""
+    for method in ("update", "observe"):
+        require(
+            getattr(type(build()), method) is getattr(ShiftDetector, method),
+            f"{method}() is not to be overridden; implement _evidence() and _restart()",
+        )
+
+
+@DETECTOR_SUITE.add
 def stays_quiet_on_known_data(build: Callable[[], ShiftDetector]) -> None:
     """Forty mini-batches of what the ticket knows raise no alarm."""
     alarms = sum(verdict.shift for verdict in _watch(build(), 0.0, seed=1))

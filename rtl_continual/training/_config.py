@@ -91,8 +91,8 @@ class TicketConfig(BaseModel):
         gt=0,
         le=1,
         description="below 1 a solved head reads features whitened by their covariance within "
-        "classes, drawn towards the identity by this share; better where data are few, and a "
-        "head_decay ten times as large is a good start; 1 is off",
+        "classes, drawn towards the identity by this share; better where data are few (begin with "
+        "ten times the head_decay); 1 is off",
     )
     features: Literal["own", "merged"] = Field(
         "own",

@@ -206,7 +206,7 @@ def _assemble(
     mixtures = []
     for info, member in zip(infos, members, strict=True):
         mixture = FeatureMixture.fit(
-            member.cache.features, components=config.mixture_components, seed=seed
+            member.cache.features, components=config.mixture_components, seed=seed, held_out=True
         )
         mixtures.append(mixture)
         mask = Mask.from_flat(bank.layout, member.keep)

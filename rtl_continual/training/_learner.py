@@ -336,7 +336,9 @@ class TicketLearner:
                 raise DataError(
                     f"ticket '{info.name}' diverged: '{name}' is not finite; lower the rates"
                 )
-        mixture = FeatureMixture.fit(features, components=self.config.mixture_components, seed=seed)
+        mixture = FeatureMixture.fit(
+            features, components=self.config.mixture_components, seed=seed, held_out=True
+        )
         mask = self.scores.mask()
         return Ticket(
             id=len(self.bank) + self.group,

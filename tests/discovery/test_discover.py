@@ -10,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from rtl_continual.discovery import UNASSIGNED, DiscoveryConfig, KnownTickets, discover
 from rtl_continual.errors import DataError
+from rtl_continual.routing import FeatureMixture
 
 WIDTH = 12
 
@@ -93,6 +94,44 @@ def test_the_bank_never_grows_beyond_its_cap() -> None:
     assert found.capped == 2
 
 
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_group_beyond_the_cap_counts_once(labels: bool) -> None:
+    parts = [domain(number, 150, seed=1) for number in (0, 1)]
+    found = discover(
+        torch.cat([x for x, _ in parts]),
+        known_domains(0),
+        DiscoveryConfig(max_tickets=1),
+        targets=np.concatenate([y for _, y in parts]) if labels else None,
+    )
+    assert (found.new, found.capped) == ((), 1)
+
+
+def test_a_bank_that_was_reopened_decides_as_before() -> None:
+    x = domain(0, 80)[0]
+    known = KnownTickets()
+    known.learn(x)
+    stored = [mixture.tensors() for mixture in known.mixtures]
+    reopened = KnownTickets([FeatureMixture(tensors) for tensors in stored])
+    again = domain(0, 80, seed=1)[0]
+    assert torch.equal(reopened.surprise(again), known.surprise(again))
+    del stored[0]["held_out"]  # as tickets were stored once: the mixture fits its few samples best
+    older = KnownTickets([FeatureMixture(stored[0])])
+    assert older.surprise(again).median() > 2 * known.surprise(again).median()
+
+
+def test_known_samples_that_outliers_sweep_along_are_no_support() -> None:
+    known = KnownTickets()
+    x, y = domain(0, 400)
+    known.learn(x)
+    config = DiscoveryConfig(min_support=50)
+    for outliers, new in ((30, ()), (60, (1,))):
+        few, labels = domain(3, outliers)
+        found = discover(
+            torch.cat([x[:100], few + 40]), known, config, targets=np.concatenate([y[:100], labels])
+        )
+        assert found.new == new
+
+
 def test_groups_by_class_keep_their_members() -> None:
     x, y = domain(0, 500)
     config = DiscoveryConfig.model_validate({"clusterer": {"name": "classes"}})
@@ -114,6 +153,12 @@ def test_one_sample_and_constant_images_are_no_ticket() -> None:
     flat = discover(torch.ones(200, WIDTH), KnownTickets())
     assert flat.new == (0,)
     assert flat.outliers == 0
+
+
+def test_equal_images_are_one_cluster_however_many_features_they_have() -> None:
+    for value in (0.0, 0.5):
+        found = discover(torch.full((200, 96), value), KnownTickets())
+        assert (found.new, found.outliers) == ((0,), 0)
 
 
 @pytest.mark.parametrize("known", [KnownTickets(), known_domains(0)], ids=["empty", "grown"])

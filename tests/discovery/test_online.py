@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from rtl_continual.discovery import (
     DiscoveryConfig,
@@ -107,6 +108,50 @@ def test_a_burst_below_the_support_makes_no_ticket() -> None:
         if seed == 5:
             batch = torch.cat([batch, samples(30, at=60.0, seed=99)])
         assert online.update(batch).found is None
+
+
+def test_an_alarm_that_finds_nothing_ends() -> None:
+    online = OnlineDiscovery(known(), DiscoveryConfig(min_support=50))
+    alarms = []
+    for seed in range(1, 60):
+        batch = samples(32, seed=seed)
+        if seed in (5, 6):
+            batch = torch.cat([batch[:12], samples(20, at=60.0, seed=90 + seed)])
+        step = online.update(batch)
+        assert step.found is None
+        alarms.append(step.verdict.shift)
+    assert any(alarms[4:6])
+    assert not any(alarms[6:])
+
+
+def test_a_domain_of_a_few_samples_a_batch_gathers_support() -> None:
+    config = DiscoveryConfig(memory=160, min_support=50)
+    online, found_at = OnlineDiscovery(known(), config), []
+    for seed in range(1, 40):
+        batch = torch.cat([samples(29, seed=seed), samples(3, at=40.0, seed=200 + seed)])
+        if online.update(batch).found is not None:
+            found_at.append(seed)
+    # No memory of 160 samples holds 50 of them; 3 a batch make 50 after 17 batches.
+    assert len(found_at) == 1
+    assert 17 <= found_at[0] <= 24
+    assert len(online.known) == 2
+
+
+def test_a_group_beyond_the_cap_is_told_once_and_the_alarm_ends() -> None:
+    online = OnlineDiscovery(known(), DiscoveryConfig(max_tickets=1))
+    for seed in range(1, 5):
+        assert online.update(samples(32, seed=seed)).found is None
+    steps = [online.update(samples(32, at=30.0, seed=10 + seed)) for seed in range(2)]
+    told = [step.found for step in steps if step.found is not None]
+    assert [(found.new, found.capped) for found in told] == [((), 1)]
+    later = [online.update(samples(32, seed=seed)) for seed in range(20, 30)]
+    assert not any(step.verdict.shift for step in later)
+    assert all(step.found is None for step in later)
+
+
+def test_a_memory_below_the_support_is_refused() -> None:
+    with pytest.raises(ValidationError, match="memory: 40 is below min_support: 50"):
+        DiscoveryConfig(memory=40)
 
 
 def test_bad_batches_are_named() -> None:

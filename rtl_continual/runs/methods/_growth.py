@@ -117,8 +117,7 @@ class Growth:
         self.training_seconds += seconds
         start = time.process_time()
         for ticket, rows in zip(tickets, groups, strict=True):
-            features = self._features[torch.from_numpy(rows)]
-            self.known.add(FeatureMixture(ticket.statistics), features)
+            self.known.add(FeatureMixture(ticket.statistics))
             self._learned.append((self._hidden[-1][rows], self._targets[rows]))
         self.seconds += time.process_time() - start
 
