@@ -35,7 +35,8 @@ class RecordSet(ImageSet):
     def records(self) -> torch.Tensor:
         """``float32 [n, values, 1, 1]``."""
         if self._records is None:
-            name = hashlib.sha256(f"{self._backbone.identity}|{self._key}".encode()).hexdigest()
+            key = f"{self._backbone.identity}|{self._key}|{self._images.stamp()}"
+            name = hashlib.sha256(key.encode()).hexdigest()
             arrays, _ = cached_arrays(f"trunk/{name[:32]}.npz", self._make)
             self._records = torch.from_numpy(arrays["records"])
         return self._records
@@ -72,7 +73,8 @@ def record_stream(stream: Stream, backbone: Backbone) -> tuple[Stream, RecordedB
 
     Nothing can be trained or augmented before the split; in return the trunk runs once for each
     image instead of once for each pass of each method. Records are kept in the cache folder, under
-    the hash of the backbone's weights and the stream's fingerprint.
+    the hash of the backbone's weights, the stream's fingerprint and, where images are files, their
+    places, sizes and times (:meth:`ImageSet.stamp`).
 
     Args:
         stream: of images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -181,6 +182,19 @@ class FileSet(ImageSet):
         if self.cache is not None:
             self.cache.put(row, picture)
         return picture
+
+    def stamp(self) -> str:
+        """A hash of where the files are, how large they are and when they were written."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            path = self.path(index)
+            try:
+                facts = path.stat()
+                written = f"{facts.st_size} {facts.st_mtime_ns}"
+            except OSError:
+                written = "missing"  # which is told when the image is asked for
+            digest.update(os.fsencode(path.absolute()) + f"|{written}\n".encode())
+        return digest.hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> FileSet:
         index = np.asarray(indices, dtype=np.int64)

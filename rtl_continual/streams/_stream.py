@@ -43,6 +43,14 @@ class ImageSet(Dataset[tuple[torch.Tensor, int]]):
         """The same set restricted to ``indices``, in that order."""
         raise NotImplementedError
 
+    def stamp(self) -> str:
+        """Tells whether the images may have changed although the stream's fingerprint has not.
+
+        What is computed from images and kept (see ``record_trunk``) is found again only under the
+        same stamp. The default, nothing, is for images that the fingerprint settles.
+        """
+        return ""
+
 
 class ArraySet(ImageSet):
     """An :class:`ImageSet` that lies in memory.
@@ -125,6 +133,9 @@ class _ConcatenatedSet(ImageSet):
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> _ConcatenatedSet:
         return _ConcatenatedSet(self._parts, self._rows[np.asarray(indices, dtype=np.int64)])
+
+    def stamp(self) -> str:
+        return "|".join(part.stamp() for part in self._parts)
 
 
 def concatenate(parts: Sequence[ImageSet]) -> ImageSet:

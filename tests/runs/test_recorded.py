@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rtl_continual import load_bank
 from rtl_continual.backbones import build_backbone
 from rtl_continual.runs import load_scenario, run_scenario
 from rtl_continual.runs._recorded import record_stream
-from rtl_continual.streams import ArraySet, Experience, Stream
+from rtl_continual.streams import (
+    ArraySet,
+    Experience,
+    Stream,
+    build_stream,
+    stream_config_class,
+)
 
 Write = Callable[..., Path]
 
@@ -76,3 +84,31 @@ def test_records_are_made_once_and_found_again(
     monkeypatch.setattr(type(recorded), "record", None)
     again, _ = record_stream(stream, backbone)
     assert torch.equal(again.tests["one"].batch([3, 1])[0], rows)
+
+
+def test_files_that_change_under_their_names_are_recorded_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RTL_CACHE", str(tmp_path / "cache"))
+    backbone = build_backbone("glyphnet", weights="random:0", width=2)
+
+    def fill(root: Path, shade: int) -> None:
+        for domain, label, number in itertools.product("ab", "xy", range(4)):
+            file = root / domain / label / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (shade, 20 * number, 90)).save(file)
+
+    def means(root: Path) -> list[float]:
+        section = {"name": "folders", "root": str(root), "image_size": 32}
+        stream = build_stream(stream_config_class("folders").model_validate(section))
+        recorded, _ = record_stream(stream, backbone)
+        sets = [recorded.experiences[0].train, *recorded.tests.values()]
+        return [float(part.batch(range(len(part)))[0].mean()) for part in sets]
+
+    fill(tmp_path / "one", 10)
+    fill(tmp_path / "two", 200)
+    first = means(tmp_path / "one")
+    assert means(tmp_path / "two") != first
+    assert means(tmp_path / "one") == first
+    fill(tmp_path / "one", 200)
+    assert means(tmp_path / "one") != first
