@@ -108,7 +108,7 @@ class _AvalancheMethod(Method[ConfigT]):
     def parameters(self) -> dict[str, float]:
         backbone = count_floats(self.backbone.trunk, self.backbone.body)
         union = backbone + (self.backbone.feature_dim + 1) * self.num_classes
-        separate = len(self.context.stream.domains) * union
+        separate = self.context.stream.learned_domains * union
         return {
             "backbone": backbone,
             "effective_union": union,

@@ -191,6 +191,11 @@ class Stream:
     fingerprint: str = ""
     source: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def learned_domains(self) -> int:
+        """How many domains have training images: others may be there to be tested on alone."""
+        return len(np.unique(np.concatenate([e.train.domains for e in self.experiences])))
+
     def __post_init__(self) -> None:
         if list(self.tests) != list(self.domains):
             raise DataError(

@@ -15,6 +15,7 @@ from rtl_continual.discovery import DiscoveryConfig
 from rtl_continual.errors import RTLError
 from rtl_continual.routing import FlatRouterConfig
 from rtl_continual.runs._method import Method, MethodConfig, RunContext
+from rtl_continual.runs.methods import method_class as method_named
 from rtl_continual.runs.methods._frozen import frozen_features
 from rtl_continual.runs.methods.adapters import AdaptersConfig, AdaptersMethod
 from rtl_continual.runs.methods.ncm import NCMConfig, NCMMethod
@@ -269,6 +270,22 @@ def test_domains_without_training_do_not_count_for_the_router(make_context: Make
     assert by_domain["blue"] is None
     mean = (by_domain["red"] + by_domain["green"]) / 2
     assert oracle["balanced_accuracy_domain_mean"] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("kind", ["independent", "linear_probe", "rtl", "naive"])
+def test_domains_without_training_need_no_model_of_their_own(
+    make_context: MakeContext, kind: str
+) -> None:
+    stream = make_context().stream
+    fewer = dataclasses.replace(stream, experiences=stream.experiences[:2])
+    counts = {}
+    for part in (stream, fewer):
+        method_type = method_named(kind)
+        method = method_type(make_context(stream=part), method_type.config_class())
+        method.learn(0)
+        method.learn(1)
+        counts[len(part.experiences)] = method.parameters()["separate_models"]
+    assert counts[2] == pytest.approx(counts[3] * 2 / 3)
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ class ClosedFormMethod(Method[ConfigT]):
         backbone = count_floats(self.backbone.trunk, self.backbone.body)
         served, trained = self._stored()
         head = (self.backbone.feature_dim + 1) * self.num_classes
-        separate = len(self.context.stream.domains) * (backbone + head)
+        separate = self.context.stream.learned_domains * (backbone + head)
         return {
             "backbone": backbone,
             "effective_union": backbone + served,

@@ -131,7 +131,7 @@ class AdaptersMethod(Method[AdaptersConfig]):
         counts = self.bank.parameter_counts()
         extra = counts["norm"] + counts["heads"] + sum(c.size for c in self._centroids)
         head = counts["heads"] // max(1, len(self.bank))
-        separate = len(self.context.stream.domains) * (backbone + head)
+        separate = self.context.stream.learned_domains * (backbone + head)
         return {
             "backbone": backbone,
             "effective_union": backbone + extra,

@@ -77,7 +77,7 @@ class IndependentMethod(Method[DenseConfig]):
         head = (self.backbone.feature_dim + 1) * len(self.context.stream.classes)
         one = backbone + head
         stored = max(1, len(self.models)) * one
-        separate = len(self.context.stream.domains) * one
+        separate = self.context.stream.learned_domains * one
         return {
             "backbone": backbone,
             "effective_union": stored,

@@ -48,7 +48,7 @@ class JointMethod(Method[DenseConfig]):
 
     def parameters(self) -> dict[str, float]:
         stored = count_floats(self.model)
-        separate = len(self.context.stream.domains) * stored
+        separate = self.context.stream.learned_domains * stored
         return {
             "backbone": count_floats(self.backbone.trunk, self.backbone.body),
             "effective_union": stored,

@@ -104,7 +104,7 @@ class LinearProbeMethod(Method[LinearProbeConfig]):
         head = (self.backbone.feature_dim + 1) * len(self.context.stream.classes)
         gate = sum(t.numel() for t in self.router.state_dict().values())
         stored = backbone + len(self.heads) * head + gate
-        separate = len(self.context.stream.domains) * (backbone + head)
+        separate = self.context.stream.learned_domains * (backbone + head)
         mixtures = sum(t.nbytes for m in self.mixtures for t in m.tensors().values())
         return {
             "backbone": backbone,

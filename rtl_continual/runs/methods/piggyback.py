@@ -80,4 +80,4 @@ class PiggybackMethod(Method[PiggybackConfig]):
         return Answers(labels=answer(self.bank, images, ticket_id=best).labels)
 
     def parameters(self) -> dict[str, float]:
-        return serving_parameters(self.bank, len(self.context.stream.domains))
+        return serving_parameters(self.bank, self.context.stream.learned_domains)

@@ -153,7 +153,7 @@ class RTLMethod(Method[MethodConfig]):
         return answer(self.bank, images)
 
     def parameters(self) -> dict[str, float]:
-        parts = len(self.context.stream.domains)
+        parts = self.context.stream.learned_domains
         if self._growth is not None:
             # With groups of classes, tickets stand in for a model of each group.
             parts = parts if self._growth.by_features else max(parts, len(self.bank))

@@ -58,7 +58,7 @@ class SingleTicketMethod(Method[MethodConfig]):
         return Answers(labels=np.asarray(answers.labels))
 
     def parameters(self) -> dict[str, float]:
-        return serving_parameters(self.bank, len(self.context.stream.domains))
+        return serving_parameters(self.bank, self.context.stream.learned_domains)
 
     def inference_ratio(self) -> float:
         return 1 + merged_passes(self.bank)
