@@ -31,7 +31,9 @@ def published_beside(stream: BaseModel, backbone: dict[str, Any]) -> dict[str, A
     differences = protocol_differences(stream)
     own = f"{backbone['name']} with weights {backbone['weights']}"
     kinds = " or ".join(f"'{row}'" for row in dict.fromkeys(row.backbone for row in rows))
-    if not backbone["name"].startswith("vit_b_16"):
+    if backbone["name"] == "clip_vit_b_16":
+        differences.insert(0, f"backbone {own}: compare with rows of 'CLIP ViT-B/16' alone")
+    elif not backbone["name"].startswith("vit_b_16"):
         differences.insert(0, f"backbone {own}: the published rows have {kinds}")
     elif backbone["weights"].startswith(("torchvision:", "random:")):
         differences.insert(

@@ -229,6 +229,10 @@ def order_name(config: DomainNetConfig) -> str | None:
     return next((name for name, order in ORDERS.items() if order == config.domain_order), None)
 
 
+PUBLISHED_SIZE = 224
+"""Pixels of the images that the published rows were computed on."""
+
+
 def protocol_differences(config: DomainNetConfig) -> list[str]:
     """How a run on these options differs from what :func:`published_results` ran."""
     differences = []
@@ -238,6 +242,8 @@ def protocol_differences(config: DomainNetConfig) -> list[str]:
         differences.append("original lists, with duplicate images")
     if config.chosen_classes is not None:
         differences.append(f"{len(config.chosen_classes)} of {len(CLASSES)} classes")
+    if config.image_size != PUBLISHED_SIZE:
+        differences.append(f"images of {config.image_size} pixels, not {PUBLISHED_SIZE}")
     if config.images_per_class is not None:
         differences.append(f"at most {config.images_per_class} training images per class")
     if config.limit_images is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,20 @@ class MappedTrunkCache(TrunkCache):
         path = self.folder / f"{name}.f32"
         return np.memmap(path, dtype=np.float32, mode=mode, shape=shape)
 
+    def _done(self, progress: Path) -> int:
+        """Samples that are on the disk; none if a file is not what it should be."""
+        for name, shape in self._shapes.items():
+            path = self.folder / f"{name}.f32"
+            if not path.is_file() or path.stat().st_size != 4 * len(self.data) * math.prod(shape):
+                return 0
+        text = progress.read_text() if progress.is_file() else ""
+        return int(text) if text.isdecimal() else 0
+
     @torch.no_grad()
     def _fill(self, batch_size: int) -> None:
         progress = self.folder / "done"
-        done = int(progress.read_text()) if progress.is_file() else 0
         count = len(self.data)
+        done = self._done(progress)
         if done >= count:
             return
         modes = dict.fromkeys(self._shapes, "r+" if done else "w+")

@@ -46,3 +46,18 @@ def test_the_order_is_named() -> None:
     assert own is not None
     assert own["order"] == "real, sketch"
     assert "neither order A nor B" in own["differences"][-1]
+
+
+def test_clip_is_compared_with_clip() -> None:
+    config = DomainNetConfig(root="x", validation_fraction=0)
+    found = published_beside(config, {"name": "clip_vit_b_16", "weights": "clip.safetensors"})
+    assert found is not None
+    assert found["differences"][0].endswith("compare with rows of 'CLIP ViT-B/16' alone")
+    assert len(found["differences"]) == 2
+
+
+def test_small_images_differ() -> None:
+    config = DomainNetConfig(root="x", image_size=64, resize=64)
+    found = published_beside(config, {"name": "vit_b_16", "weights": "mine.pth"})
+    assert found is not None
+    assert "images of 64 pixels, not 224" in found["differences"]

@@ -88,3 +88,20 @@ def test_a_folder_that_cannot_be_used_is_named(
         MappedTrunkCache(bank, make_data(0, 8), tmp_path / "file", **KEYS)
     with pytest.raises(DataError, match="empty data set"):
         MappedTrunkCache(bank, make_data(0, 0), tmp_path, **KEYS)
+
+
+@pytest.mark.parametrize("file", ["activations.f32", "done"])
+def test_a_damaged_file_is_filled_anew(
+    bank: TicketBank,
+    make_data: MakeData,
+    tmp_path: Path,
+    file: str,
+) -> None:
+    data = make_data(0, 40)
+    whole = MappedTrunkCache(bank, data, tmp_path, **KEYS, batch_size=16)
+    index = torch.arange(40)
+    expected = whole.batch(index)[0].clone()
+    damaged = whole.folder / file
+    damaged.write_bytes(damaged.read_bytes()[: -40 if file != "done" else 0])
+    again = MappedTrunkCache(bank, data, tmp_path, **KEYS, batch_size=16)
+    assert torch.equal(again.batch(index)[0], expected)
