@@ -190,6 +190,12 @@ def check_batch(batch: Any, bank: TicketBank, where: str) -> None:
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     if images.is_floating_point() and images.numel():
+        bad = torch.nonzero(~torch.isfinite(images).flatten(1).all(dim=1)).flatten().tolist()
+        if bad:
+            more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+            raise DataError(
+                f"{where}: image {bad[0]}{more} of a mini-batch has values that are not finite"
+            )
         low, high = (float(v) for v in torch.aminmax(images))
         if not (low >= -_SLACK and high <= 1 + _SLACK):
             raise DataError(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from rtl_continual.avalanche._batches import ExperienceCache
+from rtl_continual.avalanche._batches import ExperienceCache, check_sample
 from rtl_continual.avalanche._unfinished import cluster_name
 from rtl_continual.discovery import Arrival, Discovery, DiscoveryConfig, KnownTickets, discover
+from rtl_continual.errors import DataError
 from rtl_continual.routing import FeatureMixture
 from rtl_continual.tickets import Ticket, TicketBank
 
@@ -63,6 +65,7 @@ class ExperienceGrowth:
             last = True
         elif self.waiting is not None:
             dataset, waiting = self.waiting.dataset.concat(arrived), len(self.waiting.dataset)
+        check_sample(dataset.eval(), where)
         cache = ExperienceCache(self.bank, make_loader(dataset.eval()), where, keep=False, budget=0)
         self.found = discover(
             cache.features,
@@ -75,7 +78,18 @@ class ExperienceGrowth:
         if len(self.found.held):
             self._next_waiting = copy.copy(experience)
             self._next_waiting._dataset = arrived.subset((self.found.held - waiting).tolist())
+        if self.found.capped:
+            warnings.warn(
+                f"{where}: {self.found.capped} clusters get no ticket, as the bank may not have "
+                f"more than max_tickets ({self.config.max_tickets})",
+                stacklevel=3,
+            )
         if not self.found.new:
+            if not len(self.bank) and not len(self.found.held):
+                raise DataError(
+                    f"{where}: {len(dataset)} samples and no cluster of at least "
+                    f"{self.config.min_support}; lower min_support"
+                )
             return None
         groups = [self.found.members(ticket) for ticket in self.found.new]
         part = copy.copy(experience)

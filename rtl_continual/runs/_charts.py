@@ -196,7 +196,8 @@ def collapse_plot(tickets: Sequence[Mapping[str, Any]]) -> str:
                 panel.set_visible(False)
                 continue
             seen = tickets[index]["collapse"]
-            _trace(panel, [row for row in seen["trace"] if row["score"] is not None])
+            known = [row for row in seen["trace"] if row["score"] is not None]
+            _trace(panel, known, seen.get("direction", "drop"))
             panel.set_title(f"{tickets[index]['id']} {tickets[index]['cluster']}")
             panel.set_xlabel("update")
         panels[0, 0].set_ylabel(tickets[0]["collapse"]["score"])
@@ -205,18 +206,21 @@ def collapse_plot(tickets: Sequence[Mapping[str, Any]]) -> str:
         return _svg(figure, "Score, learned bounds and flags while tickets were pruned")
 
 
-def _trace(panel: Axes, trace: Sequence[Mapping[str, Any]]) -> None:
+def _trace(panel: Axes, trace: Sequence[Mapping[str, Any]], direction: str) -> None:
     steps = [row["step"] for row in trace]
     panel.plot(steps, [row["sparsity"] for row in trace], "--", color="#8a939e", label="sparsity")
     panel.plot(steps, [row["score"] for row in trace], ".-", color=_PALETTE[0], label="score")
     known = [row for row in trace if row["low"] is not None]
-    panel.plot(
-        [row["step"] for row in known],
-        [row["low"] for row in known],
-        ":",
-        color=_PALETTE[1],
-        label="lower bound",
-    )
+    bounds = [("low", "lower bound")] if direction != "rise" else []
+    bounds += [("high", "upper bound")] if direction != "drop" else []
+    for (key, label), style in zip(bounds, (":", "-."), strict=False):
+        panel.plot(
+            [row["step"] for row in known],
+            [row[key] for row in known],
+            style,
+            color=_PALETTE[1],
+            label=label,
+        )
     flags = [row for row in trace if row["flagged"]]
     panel.plot(
         [row["step"] for row in flags],

@@ -221,6 +221,7 @@ class CollapseMonitor:
                 "low": None if band is None else band[0],
                 "high": None if band is None else band[1],
                 "similarity": None if overlap is None else overlap.value,
+                "layer_similarity": {} if overlap is None else dict(overlap.layers),
                 "flagged": flagged,
             }
         )

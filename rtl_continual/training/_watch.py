@@ -128,6 +128,7 @@ class CollapseWatch:
         """What the ticket remembers of this; later tickets learn their threshold from it."""
         return {
             "score": self.monitor.score.name,
+            "direction": self.monitor.direction,
             "trace": self.monitor.trace,
             "flags": self.flags,
             "relaxations": self.relaxations,

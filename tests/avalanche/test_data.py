@@ -335,7 +335,11 @@ BAD = {
     "integers": (GOOD.long(), LABELS, "must be uint8 .* got torch.int64"),
     "normalised": (GOOD - 1.2, LABELS, r"must lie in 0..1, got -1.2..-1.2; leave Normalize out"),
     "0 to 255": (GOOD + 255, LABELS, r"must lie in 0..1, got 255..255"),
-    "not a number": (GOOD * torch.nan, LABELS, "must lie in 0..1, got nan"),
+    "not a number": (
+        GOOD * torch.nan,
+        LABELS,
+        r"image 0 \(and 5 more\) of a mini-batch",
+    ),
     "fractions": (GOOD, [0.5] * 6, "labels must be integers"),
     "too large": (GOOD, [0, 1, 2, 3, 4, 0], "labels must be 0 to 3, got 4"),
     "negative": (GOOD, [0, 1, 2, 3, -1, 0], "labels must be 0 to 3, got -1"),

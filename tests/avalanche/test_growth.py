@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from rtl_continual.avalanche import RoutedTickets, TicketPlugin, domain_benchmark
 from rtl_continual.discovery import DiscoveryConfig
-from rtl_continual.errors import RTLError
+from rtl_continual.errors import DataError, RTLError
 from rtl_continual.streams import Experience, Stream, concatenate
 from rtl_continual.tickets import TicketBank, TicketInfo
 from rtl_continual.training import TicketConfig, TrunkCache, commit_tickets, learn_tickets
@@ -134,6 +135,28 @@ def test_tickets_in_the_bank_are_known(make: Make, mixed: Any, benchmark_: Any) 
     grown = make(bank=first.bank, growth="discover", discovery=SMALL)
     grown.train(mixed.train_stream[0])
     assert len(grown.bank) == 2
+
+
+def test_too_few_samples_for_a_first_ticket_are_told(make: Make, mixed: Any) -> None:
+    strategy = make(growth="discover", discovery=DiscoveryConfig(min_support=60))
+    with pytest.raises(DataError, match="no cluster of at least 60; lower min_support"):
+        strategy.train(mixed.train_stream[1])
+
+
+def test_an_experience_without_samples_is_named(make: Make, mixed: Any) -> None:
+    strategy = make(growth="discover", discovery=SMALL)
+    empty = copy.copy(mixed.train_stream[1])
+    empty._dataset = empty.dataset.subset([])
+    with pytest.raises(DataError, match="has no samples"):
+        strategy.train(empty)
+
+
+def test_a_full_bank_says_so(make: Make, mixed: Any) -> None:
+    full = SMALL.model_copy(update={"max_tickets": 1})
+    strategy = make(growth="discover", discovery=full)
+    with pytest.warns(UserWarning, match=r"1 clusters get no ticket.*max_tickets \(1\)"):
+        strategy.train(mixed.train_stream[0])
+    assert len(strategy.bank) == 1
 
 
 def test_options_that_do_not_fit_are_refused(make: Make) -> None:

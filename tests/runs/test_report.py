@@ -74,6 +74,28 @@ def test_the_best_method_is_one_that_could_be_used(results: dict[str, Any]) -> N
     assert best == ["fake"], "'all' is right more often, but is told the domain"
 
 
+def test_what_discovery_found_is_told(results: dict[str, Any]) -> None:
+    assert "hidden domains" not in render(results, [])
+    results["methods"]["fake"]["discovery"] = {
+        "clusters_found": 5,
+        "adjusted_rand_index": 0.98,
+        "false_alarms": 1,
+        "unassigned": 3,
+        "beyond_cap": 2,
+        "delay_in_mini_batches": [1, None],
+        "detector_false_alarms": 0,
+        "merge_proposals": [{"tickets": [1, 4], "similarity": 0.9, "valley": 1.0}],
+    }
+    page = render(results, [])
+    for words in (
+        "found 5 clusters (adjusted Rand index against the hidden domains 0.980)",
+        "2 clusters got no ticket",
+        "new domain: 1, never;",
+        "tickets 1 and 4",
+    ):
+        assert words in page
+
+
 def test_pictures_are_well_formed(results: dict[str, Any]) -> None:
     for picture in (domain_bars(results), size_scatter(results), sweep_plot(results)):
         root = ElementTree.fromstring(picture.replace("xlink:href", "href"))
