@@ -272,6 +272,21 @@ def class_mix(
     }
 
 
+def all_known(
+    domains: Sequence[dict[str, Part]], config: DiscoveryConfig, rng: np.random.Generator
+) -> dict[str, Any]:
+    """New tickets where all domains are known and come back shuffled together."""
+    known = KnownTickets()
+    for domain in domains:
+        known.learn(domain["train"].x)
+    pool = join([d["validation"] for d in domains], rng)
+    found = [discover(pool.x, known, config, targets=y) for y in (pool.y, None)]
+    return {
+        "new_tickets_with_labels": len(found[0].new),
+        "new_tickets_offline": len(found[1].new),
+    }
+
+
 def broken(backbone: Backbone, count: int, seed: int) -> torch.Tensor:
     """Router features of broken images: noise, one flat colour, large blocks."""
     draw = torch.Generator().manual_seed(seed)
@@ -292,13 +307,13 @@ def outliers(
     config: DiscoveryConfig,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """A burst of 24 broken images in a stream that is known."""
+    """A burst of 24 broken images: in a stream that is known, and in the very first experience."""
     known = KnownTickets()
     for domain in domains:
         known.learn(domain["train"].x)
     pool = join([d["validation"] for d in domains], rng)
     bad = broken(backbone, 24, int(rng.integers(1 << 30)))
-    burst = Part(bad, np.zeros(24, np.int64), np.full(24, -1))
+    burst = Part(bad, rng.choice(pool.y, 24), np.full(24, -1))
     rows = np.arange(len(pool.y) // BATCH * BATCH).reshape(-1, BATCH)
     batches = [pool.take(r) for r in rows]
     batches[5] = join([batches[5], burst], rng)
@@ -308,8 +323,19 @@ def outliers(
         step = finder.update(batch.x)
         new += 0 if step.found is None else len(step.found.new)
         caught += int((step.ticket_ids[batch.domain < 0] < 0).sum())
-    whole = discover(torch.cat([b.x for b in batches]), known, config)
-    return {"new_tickets_online": new, "new_tickets_offline": len(whole.new), "left_out": caught}
+    whole = join(batches, rng)
+    found = [discover(whole.x, known, config, targets=y) for y in (None, whole.y)]
+    # Broken images carry labels, as they would in an experience.
+    beginning = join([domains[0]["train"], burst], rng)
+    first = discover(beginning.x, KnownTickets(), config, targets=beginning.y)
+    return {
+        "new_tickets_online": new,
+        "new_tickets_offline": len(found[0].new),
+        "new_tickets_with_labels": len(found[1].new),
+        "left_out": caught,
+        "left_out_offline": [int((f.ticket_ids[whole.domain < 0] < 0).sum()) for f in found],
+        "left_out_of_the_first_experience": int((first.ticket_ids[beginning.domain < 0] < 0).sum()),
+    }
 
 
 def measure(
@@ -337,6 +363,7 @@ def measure(
     note("b_mixed_two", lambda rng: mixed(rng, 2))
     note("b_mixed_three", lambda rng: mixed(rng, 3))
     note("c_recurring", lambda rng: offline(back, config))
+    note("c_shuffled", lambda rng: all_known(domains, config, rng))
     note(
         "d_gradual_experiences",
         lambda rng: offline(load_gradual(name, seed, backbone, options.cache), config),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rtl_continual.discovery._edges import find_edge
 from rtl_continual.discovery._features import as_features
 from rtl_continual.discovery._gap import find_gap
+from rtl_continual.discovery._joining import COMPARED
 from rtl_continual.discovery._known import KnownTickets
 from rtl_continual.discovery._registry import (
     ClustererSection,
@@ -280,7 +281,7 @@ class _Search:
                 self._add(rows)
 
     def _is_new(self, rows: np.ndarray) -> bool:
-        """Whether a group lies outside of every ticket, or apart from the nearest one."""
+        """Whether a group lies outside of every ticket, or most of it apart from its nearest."""
         here = self.x[torch.from_numpy(rows)]
         surprise, nearest = (found.numpy() for found in self.old.match(here))
         outside = surprise > self.config.outside
@@ -290,7 +291,14 @@ class _Search:
             outside.sum() >= self.config.min_support
         ):
             return True
-        return self._is_apart(rows, int(np.bincount(nearest).argmax()))
+        # Known domains that arrive shuffled can form one group: none of its parts stands apart.
+        parts = [(rows[nearest == ticket], int(ticket)) for ticket in np.unique(nearest)]
+        apart = sum(
+            len(part)
+            for part, ticket in parts
+            if len(part) >= COMPARED and self._is_apart(part, ticket)
+        )
+        return 2 * apart > len(rows)
 
     def look_inside(self) -> None:
         """Groups within a known ticket's range, but apart from its own samples."""

@@ -119,6 +119,16 @@ def test_a_bank_that_was_reopened_decides_as_before() -> None:
     assert older.surprise(again).median() > 2 * known.surprise(again).median()
 
 
+def test_known_domains_that_arrive_as_one_group_are_known() -> None:
+    parts = [domain(number, 150, seed=1) for number in (0, 1, 2)]
+    x, y = torch.cat([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+    one = DiscoveryConfig.model_validate(
+        {"clusterer": {"name": "gaussian_mixture", "max_clusters": 1}}
+    )
+    assert discover(x, known_domains(0, 1, 2), one, targets=y).new == ()
+    assert discover(x, known_domains(0), one, targets=y).new == (1,)
+
+
 def test_known_samples_that_outliers_sweep_along_are_no_support() -> None:
     known = KnownTickets()
     x, y = domain(0, 400)
