@@ -27,6 +27,9 @@ __all__ = [
 MAX_DEPTH = 8
 """How many folders ``**`` may stand for; links to a folder above would never end."""
 
+MAX_DIGITS = 18
+"""Digits that any label may have: so many fit into 64 bits."""
+
 
 @dataclass
 class ListFile:
@@ -73,6 +76,12 @@ def read_list(path: Path) -> ListFile:
             if name.startswith(b"/") or (b".." in name and b".." in name.split(b"/")):
                 found.problems.append(
                     f"{path}:{number}: the path must lie below the root, got {_shown(name)}"
+                )
+                continue
+            if len(words[1]) > MAX_DIGITS:
+                found.problems.append(
+                    f"{path}:{number}: a label has at most {MAX_DIGITS} digits, got "
+                    f"{_shown(words[1])}"
                 )
                 continue
             found.names.append(name)

@@ -211,6 +211,9 @@ def replace_line(root: Path, name: str, number: int, text: str) -> None:
         (line("sketch", 8, 0), "must be real/<class>/<file>, got 'sketch/apple/"),
         ("real/apple 8", "must be real/<class>/<file>"),
         ("real/apple/x.jpg", "must be a path, a blank and a label"),
+        (f"real/apple/x.jpg {10**17}", f"has label {10**17}, but apple is 8"),
+        (f"real/apple/x.jpg {10**18}", "a label has at most 18 digits, got '10000"),
+        ("real/apple/x.jpg " + "9" * 5000, "a label has at most 18 digits, got '99999"),
     ],
 )
 def test_wrong_lines_are_refused_and_reported(root: Path, text: str, message: str) -> None:
