@@ -168,6 +168,10 @@ def verify_domainnet(
         totals: published images of the original lists, by domain.
         files: published files by name.
     """
+    if not config.folder.is_dir():
+        what = "there is no such folder; get the data with: rtl data prepare domainnet --root DIR"
+        nothing = finding("files", "error", what, [str(config.folder)])
+        return VerifyReport("domainnet", str(config.folder), {}, 0, tuple(nothing))
     findings: list[Finding] = []
     parts: dict[tuple[str, str], Listing] = {}
     for domain in config.domain_order:
@@ -185,8 +189,12 @@ def verify_domainnet(
             targets = np.minimum(np.asarray(file.labels, dtype=np.int64), len(CLASSES) - 1)
             parts[domain, part] = to_listing(file, targets)
         if domain == "painting" and config.repair_painting_tshirt and len(found) == len(PARTS):
-            train, test = repair_tshirt(parts[domain, "train"], parts[domain, "test"])
-            parts[domain, "train"], parts[domain, "test"] = train, test
+            try:
+                train, test = repair_tshirt(parts[domain, "train"], parts[domain, "test"])
+            except DataError as error:
+                findings += finding("lists", "error", "painting: cannot be repaired", [str(error)])
+            else:
+                parts[domain, "train"], parts[domain, "test"] = train, test
     findings += check_repeats(parts)
     findings += check_classes(parts, CLASSES, PUBLISHED_GAPS)
     findings += check_files(config.folder, parts)

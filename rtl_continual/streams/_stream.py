@@ -11,7 +11,27 @@ from torch.utils.data import Dataset
 
 from rtl_continual.errors import DataError
 
-__all__ = ["ArraySet", "Experience", "ImageSet", "Stream", "concatenate"]
+__all__ = [
+    "ArraySet",
+    "Experience",
+    "ImageSet",
+    "Stream",
+    "UntrainedClassesError",
+    "concatenate",
+]
+
+
+class UntrainedClassesError(DataError):
+    """A test set has classes that nothing is learned of.
+
+    Args:
+        message: for people.
+        classes: the names of these classes.
+    """
+
+    def __init__(self, message: str, classes: Sequence[str] = ()) -> None:
+        self.classes = tuple(classes)
+        super().__init__(message)
 
 
 class ImageSet(Dataset[tuple[torch.Tensor, int]]):
@@ -212,7 +232,8 @@ class Stream:
                 names = ", ".join(
                     self.classes[i] if i < len(self.classes) else str(i) for i in late
                 )
-                raise DataError(
+                raise UntrainedClassesError(
                     f"test set '{domain}' of stream '{self.name}' has classes that no training "
-                    f"experience has: {names}"
+                    f"experience has: {names}",
+                    [self.classes[i] for i in late if i < len(self.classes)],
                 )

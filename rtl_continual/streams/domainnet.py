@@ -27,7 +27,7 @@ from rtl_continual.streams._domainnet_facts import (
 from rtl_continual.streams._files import Listing, join_listings
 from rtl_continual.streams._lists import ListFile, check_first_file, read_list, to_listing
 from rtl_continual.streams._options import FileStreamConfig
-from rtl_continual.streams._stream import Stream
+from rtl_continual.streams._stream import Stream, UntrainedClassesError
 
 __all__ = ["DomainNetConfig", "build_domainnet", "find_list", "published_results"]
 
@@ -148,14 +148,17 @@ def build_domainnet(config: DomainNetConfig) -> Stream:
         tail = f"\n... and {more} more: rtl data verify domainnet --root {config.root}"
         raise DataError("\n".join(problems[:SHOWN_PROBLEMS]) + (tail if more > 0 else ""))
     chosen = config.model_copy(update={"classes": config.chosen_classes})
-    return assemble_stream(
-        "domainnet",
-        CLASSES,
-        domains,
-        chosen,
-        config.image_form(upright=False),
-        source={"protocol_differences": protocol_differences(config)},
-    )
+    form = config.image_form(upright=False)
+    source: dict[str, object] = {"protocol_differences": protocol_differences(config)}
+    try:
+        return assemble_stream("domainnet", CLASSES, domains, chosen, form, source)
+    except UntrainedClassesError as error:
+        if "t-shirt" not in error.classes or config.repair_painting_tshirt:
+            raise
+        raise DataError(
+            f"{error}; painting's cleaned training list has no t-shirt: set "
+            "repair_painting_tshirt to true, add a domain that has them, or choose 'classes'"
+        ) from error
 
 
 def find_list(config: DomainNetConfig, domain: str, part: str) -> Path | None:

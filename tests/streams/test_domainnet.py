@@ -183,6 +183,26 @@ def test_a_repair_without_the_published_image_is_refused(root: Path) -> None:
     path.write_text(path.read_text().replace("328_000001", "328_000002"))
     with pytest.raises(DataError, match=r"328_000001\.jpg is not in painting's test list"):
         build(root, repair_painting_tshirt=True)
+    (root / "real/apple/real_009_000000.jpg").unlink()
+    report = verify(root, repair_painting_tshirt=True)
+    assert "painting: cannot be repaired" in messages(report)
+    assert "real: listed, but not on disk" in messages(report)
+
+
+def test_painting_alone_needs_its_repair(root: Path) -> None:
+    with pytest.raises(DataError, match=r"has: t-shirt; .* set repair_painting_tshirt to true"):
+        build(root, domains=["painting"])
+    few = ("apple", "t-shirt")
+    assert len(build(root, domains=["painting"], repair_painting_tshirt=True).experiences) == 1
+    assert len(build(root, domains=["painting", "real"], classes=few).experiences) == 2
+
+
+def test_a_folder_that_is_missing_is_all_that_is_said(tmp_path: Path) -> None:
+    report = verify(tmp_path / "nowhere")
+    (found,) = report.findings
+    assert found.message.startswith("there is no such folder")
+    assert found.examples == (str(tmp_path / "nowhere"),)
+    assert not report.passed
 
 
 def test_lists_may_lie_in_a_folder_of_their_own(root: Path) -> None:
