@@ -20,6 +20,7 @@ __all__ = [
     "ListFile",
     "check_first_file",
     "read_list",
+    "readable",
     "scan_layout",
     "to_listing",
 ]
@@ -99,6 +100,17 @@ def _shown(text: bytes) -> str:
     return repr(plain if len(plain) <= 80 else plain[:77] + "...")
 
 
+def readable(name: str | bytes) -> str:
+    r"""A name from the file system as text; what is no UTF-8 becomes replacement characters.
+
+    Example:
+        >>> readable(b"d\xffx") == "d\N{REPLACEMENT CHARACTER}x"
+        True
+    """
+    raw = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "replace")
+
+
 def to_listing(found: ListFile, targets: np.ndarray) -> Listing:
     """A list file's rows with their class indices ``int64 [n]``."""
     count = len(found.names)
@@ -171,11 +183,14 @@ class FoundFolders:
         images: names by domain, split (``""`` without one) and class, sorted.
         other_files: files in class folders that are no images by their ending.
         folders: all folders that stand where a domain's does.
+        misnamed: folders of domains or classes with images whose names are no UTF-8 text; results
+            and banks could not hold these names.
     """
 
     images: dict[tuple[str, str], dict[str, list[bytes]]] = field(default_factory=dict)
     other_files: list[str] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
+    misnamed: list[str] = field(default_factory=list)
 
     def domains(self) -> tuple[str, ...]:
         """The domains that have images, sorted."""
@@ -214,8 +229,11 @@ def scan_layout(root: Path, layout: Layout, domains: Sequence[str] | None = None
                     else:
                         found.other_files.append(name)
             if names:
-                part = found.images.setdefault((place["domain"], place.get("split", "")), {})
-                part.setdefault(place["class"], []).extend(names)
+                domain, name = readable(place["domain"]), readable(place["class"])
+                if (domain, name) != (place["domain"], place["class"]):
+                    found.misnamed.append(folder)
+                part = found.images.setdefault((domain, place.get("split", "")), {})
+                part.setdefault(name, []).extend(names)
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
     return found

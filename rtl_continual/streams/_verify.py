@@ -15,6 +15,7 @@ import numpy as np
 from rtl_continual.errors import DataError
 from rtl_continual.streams._decode import IMAGE_SUFFIXES, ImageForm, decode_image
 from rtl_continual.streams._files import Listing
+from rtl_continual.streams._lists import readable
 
 __all__ = [
     "Finding",
@@ -83,10 +84,11 @@ class VerifyReport:
 def finding(
     check: str, level: Literal["error", "note"], message: str, items: Sequence[str]
 ) -> list[Finding]:
-    """One finding about ``items``, or none without items."""
+    """One finding about ``items``, or none without items; names that are no UTF-8 are replaced."""
     if not items:
         return []
-    return [Finding(check, level, message, len(items), tuple(items[:MAX_EXAMPLES]))]
+    examples = tuple(readable(item) for item in items[:MAX_EXAMPLES])
+    return [Finding(check, level, message, len(items), examples)]
 
 
 def sizes_on_disk(root: Path, names: Iterable[bytes]) -> dict[bytes, int]:

@@ -7,6 +7,7 @@ scenario files that use this stream; ``docs/your-data.md`` shows how to describe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from rtl_continual.streams._lists import (
     ListFile,
     check_first_file,
     read_list,
+    readable,
     scan_layout,
     to_listing,
 )
@@ -32,6 +34,8 @@ from rtl_continual.streams._options import FileStreamConfig
 from rtl_continual.streams._stream import Stream
 
 __all__ = ["DomainLists", "FoldersConfig", "build_folders", "read_folders"]
+
+SHOWN_PROBLEMS = 10
 
 
 class DomainLists(BaseModel):
@@ -141,14 +145,21 @@ def build_folders(config: FoldersConfig) -> Stream:
     return assemble_stream("folders", classes, domains, config, form, source={})
 
 
-def read_folders(config: FoldersConfig) -> tuple[tuple[str, ...], dict[str, DomainFiles]]:
+def read_folders(
+    config: FoldersConfig, problems: list[str] | None = None
+) -> tuple[tuple[str, ...], dict[str, DomainFiles]]:
     """All class names, and the files of each domain in its order.
+
+    Args:
+        config: the options.
+        problems: takes what is wrong with names and lines, so that all else can be looked at;
+            ``None`` raises it.
 
     Raises:
         DataError: if folders, files or lists are missing or wrong.
     """
     if config.lists is not None:
-        return _from_lists(config)
+        return _from_lists(config, problems)
     layout = Layout.parse(config.layout)
     wanted = None if config.domains is None else (*config.domains, *config.test_domains)
     found = scan_layout(config.folder, layout, wanted)
@@ -156,6 +167,7 @@ def read_folders(config: FoldersConfig) -> tuple[tuple[str, ...], dict[str, Doma
     for domain in wanted or ():
         if domain not in found.folders:
             raise DataError(f"{where}: {unknown_name('domain', domain, found.folders)}")
+    _report([_misnamed(config.folder / folder) for folder in found.misnamed], problems)
     names = _domain_order(config, found.domains(), where)
     classes = found.classes()
     numbers = {name: number for number, name in enumerate(classes)}
@@ -180,6 +192,23 @@ def read_folders(config: FoldersConfig) -> tuple[tuple[str, ...], dict[str, Doma
             config, domain, parts.get(config.train_folder), parts.get(config.test_folder)
         )
     return classes, domains
+
+
+def _misnamed(folder: Path) -> str:
+    return (
+        f"{readable(str(folder))}: the name of a domain's or a class's folder is no UTF-8 text; "
+        "rename it"
+    )
+
+
+def _report(found: Sequence[str], problems: list[str] | None) -> None:
+    """Hand over what was found wrong, or raise it."""
+    if problems is not None:
+        problems += found
+    elif found:
+        more = len(found) - SHOWN_PROBLEMS
+        tail = [f"... and {more} more"] if more > 0 else []
+        raise DataError("\n".join([*found[:SHOWN_PROBLEMS], *tail]))
 
 
 def _domain_order(config: FoldersConfig, found: Sequence[str], where: str) -> tuple[str, ...]:
@@ -227,7 +256,9 @@ def _split(
     return DomainFiles(train, test)
 
 
-def _from_lists(config: FoldersConfig) -> tuple[tuple[str, ...], dict[str, DomainFiles]]:
+def _from_lists(
+    config: FoldersConfig, problems: list[str] | None
+) -> tuple[tuple[str, ...], dict[str, DomainFiles]]:
     lists = config.lists or {}
     found = tuple(lists) if config.domains is None else tuple(sorted(lists))
     names = _domain_order(config, found, "lists")
@@ -237,16 +268,18 @@ def _from_lists(config: FoldersConfig) -> tuple[tuple[str, ...], dict[str, Domai
         for part, path in (("train", lists[domain].train), ("test", lists[domain].test))
         if path is not None
     }
-    problems = [line for file in files.values() for line in file.problems]
-    classes, numbers = _label_names(config, list(files.values()), problems)
-    if problems:
-        more = f"\n... and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise DataError("\n".join(problems[:10]) + more)
+    wrong = [line for file in files.values() for line in file.problems]
+    classes, numbers = _label_names(config, list(files.values()), wrong)
+    _report(wrong, problems)
+    # A label without a name is among the problems.
+    last = len(classes) - 1
     listings = {
-        key: to_listing(file, np.array([numbers[label] for label in file.labels], dtype=np.int64))
+        key: to_listing(
+            file, np.array([numbers.get(label, last) for label in file.labels], dtype=np.int64)
+        )
         for key, file in files.items()
     }
-    for listing in listings.values():
+    for listing in listings.values() if problems is None else ():
         check_first_file(config.folder, listing)
     return classes, {
         domain: _split(
@@ -274,13 +307,18 @@ def _label_names(
     for file in files:
         for path, label, line in zip(file.names, file.labels, file.lines, strict=True):
             folder = path.rsplit(b"/", 2)[-2] if b"/" in path else b""
+            if folder not in owner and readable(folder).encode() != folder:
+                problems.append(
+                    f"{file.path}:{line}: the name of the class's folder '{readable(folder)}' is "
+                    "no UTF-8 text; rename it, and write the list in UTF-8"
+                )
             same_name = names.setdefault(label, folder) == folder
             if not (same_name and owner.setdefault(folder, label) == label):
                 problems.append(
-                    f"{file.path}:{line}: label {label} lies in folder '{folder.decode()}', but "
-                    f"label {label} is '{names[label].decode()}' elsewhere; if folders are no "
+                    f"{file.path}:{line}: label {label} lies in folder '{readable(folder)}', but "
+                    f"label {label} is '{readable(names[label])}' elsewhere; if folders are no "
                     "classes, give label_names"
                 )
     labels = sorted(names)
-    classes = tuple(names[label].decode("utf-8", "replace") for label in labels)
+    classes = tuple(readable(names[label]) for label in labels)
     return classes, {label: index for index, label in enumerate(labels)}

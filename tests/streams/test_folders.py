@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from pydantic import ValidationError
 
 from rtl_continual.errors import DataError
 from rtl_continual.streams import (
+    DomainLists,
     FileSet,
     FoldersConfig,
     ImageSet,
@@ -233,6 +236,94 @@ def test_lines_that_cannot_be_used(tmp_path: Path, line: str, message: str) -> N
     (tmp_path / "train.txt").write_text(f"photo/dog/0.png 0\n\n{line}\n")
     with pytest.raises(DataError, match=rf"train\.txt:3: .*{message}"):
         build(tmp_path, lists={"photo": {"train": "train.txt"}})
+
+
+def test_lines_that_cannot_be_used_are_listed_with_the_rest(tmp_path: Path) -> None:
+    tree(tmp_path, ["photo/dog"], 2)
+    (tmp_path / "train.txt").write_text("photo/dog/9.png 0\nphoto/dog/0.png 0\nphoto/dog/1.png x")
+    lists = {"photo": DomainLists(train="train.txt")}
+    for label_names in (None, ["dog"]):
+        config = FoldersConfig(root=str(tmp_path), lists=lists, label_names=label_names)
+        report = verify_stream(config)
+        found = {found.message: found.examples for found in report.findings}
+        assert "train.txt:3: must be a path" in found["cannot be used"][0]
+        assert "photo: listed, but not on disk" in found
+    (tmp_path / "train.txt").write_text("photo/dog/0.png 0\nphoto/dog/1.png 1\n")
+    (found, *_) = verify_stream(config).findings
+    assert "train.txt:2: label 1 has no name" in found.examples[0]
+
+
+def bytes_tree(root: Path, folder: bytes, count: int) -> None:
+    """Pictures in a folder whose name is no text."""
+    try:
+        tree(root, [os.fsdecode(folder)], count)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+
+
+@pytest.mark.parametrize("folder", [b"photo/d\xffx", b"ph\xffto/dog"])
+def test_folders_with_names_that_are_no_text_are_refused(tmp_path: Path, folder: bytes) -> None:
+    tree(tmp_path, ["photo/cat", "photo/dog"], 4)
+    bytes_tree(tmp_path, folder, 4)
+    shown = folder.decode("utf-8", "replace")
+    with pytest.raises(DataError, match=rf"{shown}: the name of .* is no UTF-8 text; rename it"):
+        build(tmp_path)
+    report = verify_stream(FoldersConfig(root=str(tmp_path)))
+    assert not report.passed
+    assert shown in report.findings[0].examples[0]
+    assert report.decoded == 12
+    json.dumps(report.to_json(), ensure_ascii=False).encode()
+    if folder.startswith(b"ph\xff"):
+        build(tmp_path, domains=["photo"])
+
+
+def test_lists_with_class_folders_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    bytes_tree(tmp_path, b"photo/d\xffx", 4)
+    tree(tmp_path, ["photo/cat"], 4)
+    lines = [b"photo/d\xffx/%d.png 0" % n for n in range(4)] + [b"photo/cat/0.png 0"]
+    (tmp_path / "train.txt").write_bytes(b"\n".join(lines))
+    lists = {"photo": DomainLists(train="train.txt")}
+    with pytest.raises(
+        DataError, match=r"train\.txt:1: .*'d\ufffdx' is no UTF-8 .*; rename"
+    ) as stop:
+        build(tmp_path, lists=lists)
+    assert "train.txt:5: label 0 lies in folder 'cat', but label 0 is 'd\ufffdx'" in str(stop.value)
+    report = verify_stream(FoldersConfig(root=str(tmp_path), lists=lists))
+    assert [found.count for found in report.findings if found.level == "error"] == [2]
+    json.dumps(report.to_json(), ensure_ascii=False).encode()
+    stream = build(tmp_path, lists=lists, label_names=["any"])
+    assert stream.classes == ("any",)
+
+
+def test_files_with_names_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
+    tree(tmp_path, ["photo/dog"], 4)
+    try:
+        (tmp_path / "photo/dog/0.png").rename(tmp_path / os.fsdecode(b"photo/dog/\xff.png"))
+        (tmp_path / os.fsdecode(b"photo/dog/\xff.txt")).write_text("x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    assert len(build(tmp_path).experiences) == 1
+    report = verify_stream(FoldersConfig(root=str(tmp_path)))
+    assert report.passed
+    json.dumps(report.to_json(), ensure_ascii=False).encode()
+
+
+def test_parts_without_images_are_found(tmp_path: Path) -> None:
+    tree(tmp_path, ["x/dog", "y/dog"], 1)
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "b.txt").write_text("y/dog/0.png 0\n")
+
+    def errors(**lists: dict[str, str]) -> list[str]:
+        parts = {domain: DomainLists(**files) for domain, files in lists.items()}
+        report = verify_stream(FoldersConfig(root=str(tmp_path), lists=parts))
+        with pytest.raises(DataError, match="has no"):
+            build(tmp_path, lists=parts)
+        return [f.message for f in report.findings if f.level == "error" and f.check == "counts"]
+
+    assert errors(x={"train": "a.txt"}) == ["x: no images to train", "x: no images to test"]
+    assert errors(x={"train": "b.txt", "test": "a.txt"}) == ["x: no images to test"]
+    assert errors(y={"train": "b.txt"}) == ["y: no images to test"]
+    assert not verify_stream(FoldersConfig(root=str(tmp_path))).passed
 
 
 def test_what_is_missing_is_named(office: Path) -> None:
