@@ -306,9 +306,20 @@ def _named_section(
     if name not in names():
         problems.append(document.problem((key, "name"), unknown_name(key, name, names())))
         return None
-    part, found = check_section(config_class(name), values, (key,), document)
+    model = config_class(name)
+    if key == "stream" and "limit_images" in values and "limit_images" not in model.model_fields:
+        problems.append(document.problem((key, "limit_images"), _no_limit(name, model)))
+        values = {option: value for option, value in values.items() if option != "limit_images"}
+    part, found = check_section(model, values, (key,), document)
     problems.extend(found)
     return part
+
+
+def _no_limit(name: str, model: type[BaseModel]) -> str:
+    """What to do instead of a dry run on a stream that is not made of files."""
+    options = [option for option in model.model_fields if "images_per_" in option]
+    instead = f"; take fewer images with {', '.join(options)}" if options else ""
+    return f"works on streams of files, and stream '{name}' is none{instead}"
 
 
 def _methods(document: Document, problems: list[str]) -> dict[str, MethodEntry] | None:

@@ -158,4 +158,16 @@ def test_a_dry_run_takes_few_images(rtl: Rtl, photos: Path, tmp_path: Path) -> N
     assert [e["train"] for e in results["stream"]["experiences"]] == [2, 2]
     code, _, err = rtl("run", scenario, "--set", "stream.name=digits", "--limit-images", "2")
     assert code == 2
-    assert "limit_images" in err
+    assert "limit_images: works on streams of files, and stream 'digits' is none" in err
+    assert "take fewer images with images_per_domain, test_images_per_domain" in err
+    assert "unknown key" in err  # the options of folders that digits does not have
+
+
+@pytest.mark.parametrize("name", ["digits", "emoji", "glyphs", "photos"])
+def test_a_dry_run_of_a_drawn_stream_says_what_to_do(rtl: Rtl, tmp_path: Path, name: str) -> None:
+    scenario = tmp_path / "drawn.yaml"
+    scenario.write_text(f"name: drawn\nstream: {{name: {name}}}\nmethods: {{ncm: }}\n")
+    code, out, err = rtl("run", scenario, "--limit-images", "2", "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert f"stream '{name}' is none; take fewer images with images_per_domain, test_im" in err
+    assert "unknown key" not in err
