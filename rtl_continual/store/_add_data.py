@@ -13,8 +13,7 @@ import torch
 from rtl_continual.backbones import Backbone, InputSpec
 from rtl_continual.errors import DataError, unknown_name
 from rtl_continual.store._image_files import ImageFiles
-from rtl_continual.store._images import IMAGE_SUFFIXES
-from rtl_continual.streams import ImageSet
+from rtl_continual.streams import IMAGE_SUFFIXES, ImageSet
 
 __all__ = ["NewData", "Seen", "look_at", "read_new_data"]
 

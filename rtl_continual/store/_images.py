@@ -13,10 +13,10 @@ from PIL import Image, ImageOps
 
 from rtl_continual.backbones import InputSpec
 from rtl_continual.errors import DataError
+from rtl_continual.streams import IMAGE_SUFFIXES
 
 __all__ = [
     "DECODERS",
-    "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "as_images",
     "decode_image",
@@ -25,12 +25,11 @@ __all__ = [
     "stack_images",
 ]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 50_000_000
 """Width times height above which a file is refused before it is decoded."""
 
 # Those of IMAGE_SUFFIXES: other decoders of Pillow's are not asked, whatever a file says it is.
-_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 DECODERS = 4
 """Threads that decode at a time."""
 

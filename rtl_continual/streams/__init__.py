@@ -2,7 +2,7 @@
 
 from rtl_continual.streams._ahead import read_ahead
 from rtl_continual.streams._cache import cache_folder, cached_arrays
-from rtl_continual.streams._decode import ImageForm
+from rtl_continual.streams._decode import IMAGE_SUFFIXES, ImageForm
 from rtl_continual.streams._domainnet_facts import PublishedResult
 from rtl_continual.streams._files import FileNames, FileSet, Listing
 from rtl_continual.streams._registry import (
@@ -30,6 +30,7 @@ from rtl_continual.streams.photos import PhotosConfig, build_photos
 
 __all__ = [
     "BUILT_IN_STREAMS",
+    "IMAGE_SUFFIXES",
     "ArraySet",
     "DigitsConfig",
     "DomainLists",

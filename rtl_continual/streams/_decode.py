@@ -17,6 +17,7 @@ __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageForm", "decode_image"]
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+"""How the names of image files end, in streams, in new data for a bank and in questions to it."""
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit: an image of a quarter of a gigabyte. Above it, Pillow only warns."""

@@ -17,8 +17,8 @@ from rtl_continual.backbones import Backbone, InputSpec
 from rtl_continual.errors import BankError, DataError
 from rtl_continual.store import BankStore, decode_image, save_bank
 from rtl_continual.store._image_files import ImageFiles
-from rtl_continual.store._images import as_images
-from rtl_continual.streams import FoldersConfig, build_folders
+from rtl_continual.store._images import as_images, image_files, read_images
+from rtl_continual.streams import IMAGE_SUFFIXES, FoldersConfig, build_folders
 from rtl_continual.tasks import Classification
 from rtl_continual.tickets import Ticket, TicketBank
 
@@ -108,6 +108,15 @@ def test_photographs_are_turned_upright_and_modes_are_understood(tmp_path: Path)
     deep = Image.fromarray(np.full((32, 32), 40_000, dtype=np.uint16))
     assert as_images(deep, spec).unique().tolist() == [40_000 >> 8]
     assert list(as_images(tall, InputSpec(channels=1)).shape) == [1, 1, 32, 32]
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_whatever_a_stream_takes_as_an_image_a_bank_takes(tmp_path: Path, suffix: str) -> None:
+    picture = Image.fromarray(np.full((32, 32), 90, dtype=np.uint8))
+    picture.save(tmp_path / f"a{suffix}")
+    assert image_files([tmp_path]) == [tmp_path / f"a{suffix}"]
+    images, _ = read_images([tmp_path], InputSpec(size=(32, 32)))
+    assert abs(int(images[0, 0, 0, 0]) - 90) < 3
 
 
 def test_only_common_decoders_are_asked(tmp_path: Path) -> None:
