@@ -137,6 +137,7 @@ def test_domainnet_from_files_to_results(tmp_path: Path) -> None:
     assert stream["domains"] == list(DOMAINS)
     assert stream["source"]["protocol_differences"] == [
         "2 of 345 classes",
+        "images of 32 pixels, not 224",
         "at most 3 images per domain and part",
     ]
     for entry in results["methods"].values():
