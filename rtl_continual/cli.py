@@ -62,10 +62,19 @@ def main() -> NoReturn:
     except RTLError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except SystemExit as error:
+        named = _blame(error)  # a plugin must not end a command, least of all as if all were well
+        if named is error:
+            raise
+        print(named, file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         named = _blame(error)
         if isinstance(named, RTLError):
             print(named, file=sys.stderr)
+            sys.exit(2)
+        if isinstance(error, OSError) and error.filename is not None:
+            print(f"{error.filename}: {error.strerror or error}", file=sys.stderr)
             sys.exit(2)
         traceback.print_exc()
         print(
@@ -76,7 +85,7 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _blame(error: Exception) -> Exception:
+def _blame(error: BaseException) -> BaseException:
     """The same error, or one that names the plugin whose code raised it."""
     if "rtl_continual.plugins" not in sys.modules:  # then none has been called either
         return error
@@ -449,7 +458,7 @@ def _answers(bank: Any, files: list[Path]) -> Iterator[tuple[Path, int, int, flo
 
 @app.command()
 def export(
-    bank: Annotated[Path, typer.Argument(help="A bank's folder.")],
+    bank: Annotated[str, typer.Argument(help="A bank's folder, or an address such as s3://...")],
     out: Annotated[Path, typer.Argument(help="The new file.")],
     ticket: Annotated[str, typer.Option(metavar="ID|NAME", help="Which ticket.")],
     form: Annotated[
@@ -459,6 +468,7 @@ def export(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="An option of it; may be repeated."),
     ] = None,
+    tag: Annotated[str | None, typer.Option(help="The version that a tag names.")] = None,
     router: OtherRouter = None,
     plugins: PluginFiles = None,
     as_json: AsJSON = False,
@@ -472,7 +482,7 @@ def export(
     load_plugins(plugins or [])
     name = exporter_for(out) if form is None else form
     config = load_options("exporter", exporter_config_class(name), overrides or [])
-    opened = load_bank(bank, router=_router_options(router))
+    opened = load_bank(bank, tag=tag, router=_router_options(router))
     number = int(ticket) if ticket.isdecimal() and ticket not in opened.names else ticket
     path = export_ticket(opened, number, out, config)
     if as_json:

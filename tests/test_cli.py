@@ -241,3 +241,54 @@ def test_the_module_runs_and_hands_on_the_exit_code(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "none.yaml: no such scenario file. Found: none\n"
+
+
+def test_seeds_that_no_generator_takes_are_refused(rtl: Rtl, scenario: Path) -> None:
+    for seeds in ("-1", "4294967296"):
+        answer = rtl("run", scenario, f"--seeds={seeds}")
+        assert answer.code == 2
+        assert "seeds" in answer.err
+        assert "Traceback" not in answer.err
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    rtl: Rtl, scenario: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "locked.yaml")
+
+    monkeypatch.setattr("rtl_continual.runs.load_scenario", refuse)
+    answer = rtl("run", scenario)
+    assert (answer.code, answer.err.strip()) == (2, "locked.yaml: Permission denied")
+
+
+QUITTER = """
+from rtl_continual.routing import FlatRouter
+from rtl_continual.plugins import register_router
+
+
+class Config(FlatRouter.config_class):
+    name: str = "quitter"
+
+
+@register_router
+class Quitter(FlatRouter):
+    name = "quitter"
+    config_class = Config
+
+    def route(self, features, *, budget=None):
+        raise SystemExit(0)
+"""
+
+
+def test_a_plugin_cannot_end_a_run_as_if_all_were_well(
+    rtl: Rtl, scenario: Path, tmp_path: Path
+) -> None:
+    plugin = tmp_path / "quits.py"
+    plugin.write_text(QUITTER)
+    answer = rtl(
+        "run", scenario, "--plugin", plugin, "--set", "router.name=quitter", "--out", tmp_path / "o"
+    )
+    assert answer.code == 2
+    assert "quits.py" in answer.err
+    assert "SystemExit" in answer.err

@@ -384,7 +384,7 @@ def registered(hook: str) -> Mapping[str, tuple[Any, Origin]]:
     return get_manager().registered(hook)
 
 
-def blame(error: Exception) -> Exception:
+def blame(error: BaseException) -> BaseException:
     """The same error, or a :class:`PluginError` if it came out of a plugin's code."""
     if isinstance(error, PluginError):
         return error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
@@ -58,7 +58,9 @@ class ScenarioHead(BaseModel):
 
     name: str = Field(pattern=LABEL, description="letters, digits, - and _; names the folder")
     description: str = Field("", description="what the run shows")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="each method runs once per seed")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        (0,), min_length=1, description="each method runs once per seed"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a GPU if there is one"
     )

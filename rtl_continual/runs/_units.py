@@ -107,7 +107,7 @@ class Workshop:
         """
         try:
             return self._run(unit, emit, advance)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             named = blame(error)
             if named is error:
                 raise

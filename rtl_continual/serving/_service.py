@@ -234,7 +234,10 @@ class Service:
             start = end
 
     def _predict(self, bank: StoredBank, images: torch.Tensor) -> tuple[Answer, ...]:
-        found = bank.predict(images, batch_size=max(len(images), 1))
+        try:
+            found = bank.predict(images, batch_size=max(len(images), 1))
+        except SystemExit as error:  # it would end this thread alone, and leave requests waiting
+            raise RuntimeError(f"code asked the server to end ({error})") from error
         self.metrics.observe("rtl_batch_images", len(images))
         columns: tuple[Any, ...] = (found.labels, found.ticket_ids, found.confidence)
         answers = tuple(

@@ -21,6 +21,15 @@ bank_app = typer.Typer(
     help="Banks on disk: what is in them, proofs, history.", no_args_is_help=True
 )
 
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.PY|MODULE",
+        help="Load one that is not installed; repeatable.",
+        show_default=False,
+    ),
+]
 Bank = Annotated[str, typer.Argument(help="A bank's folder, or an address such as s3://...")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Version = Annotated[
@@ -266,13 +275,16 @@ def replay(
     new: Given,
     images: Annotated[list[Path], typer.Option("--images", help="Files or folders; repeatable.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 256,
+    plugins: Plugins = None,
     as_json: AsJSON = False,
 ) -> None:
     """Predict with two versions; list every input whose ticket or output changed, and why."""
+    from rtl_continual.plugins import load_plugins
     from rtl_continual.store._images import read_images
     from rtl_continual.store._replay import replay as run
     from rtl_continual.store._store import BankStore
 
+    load_plugins(plugins or [])
     store = BankStore.open(bank)
     numbers = _number(store, old), _number(store, new)
     backbone = store.load_backbone(numbers[0])
@@ -326,5 +338,14 @@ def tag(
         files.untag(name)
     else:
         files.tag(name, _number(files, version))
-    tags = files.tags()
-    _print(tags, as_json, *(f"{tag}: {number}" for tag, number in tags.items()))
+    tags: dict[str, int | None] = {}
+    problems = []
+    for found in files.tag_names():
+        try:
+            tags[found] = files.tagged(found)
+        except BankError as error:
+            tags[found] = None
+            problems.append(error)
+    _print(tags, as_json, *(f"{tag}: {number or 'damaged'}" for tag, number in tags.items()))
+    if name is None and problems:
+        raise problems[0]  # what was asked for beside the list has been done

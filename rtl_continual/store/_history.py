@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rtl_continual.errors import BankError
 from rtl_continual.store._files import FOLDERS, BankFiles
 from rtl_continual.store._manifest import Manifest, TicketEntry
+from rtl_continual.store._storage import LocalStorage
 
 __all__ = ["diff", "export", "history", "rollback"]
 
@@ -116,6 +118,12 @@ def export(files: BankFiles, manifest: Manifest, target: BankFiles) -> Manifest:
     """See :meth:`BankStore.export_version`."""
     if target.versions():
         raise BankError(f"there is a bank in '{target}' already: export to a new folder")
+    if isinstance(target.storage, LocalStorage):
+        folder = target.storage.root
+        # What an export that was cut off has left is a bank's own.
+        own = {*(Path(name).parts[0] for name in FOLDERS), "lock"}
+        if folder.is_dir() and any(entry.name not in own for entry in folder.iterdir()):
+            raise BankError(f"'{target}' is not empty: export to a new folder")
     target.storage.make(FOLDERS)
     for blob, size in manifest.blobs().items():
         target.put(files.blob(blob, size, f"blob {blob}"))

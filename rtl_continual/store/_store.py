@@ -197,7 +197,7 @@ class BankStore(BankFiles):
         """Copy one version (HEAD by default) to a new bank in another folder, as its version 1.
 
         Raises:
-            BankError: if there is a bank in that folder already, or a blob is damaged.
+            BankError: if there is something in that folder already, or a blob is damaged.
         """
         target = BankStore(open_storage(path))
         export(self, self.read(version), target)

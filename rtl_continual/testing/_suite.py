@@ -77,7 +77,7 @@ class Suite(Generic[T]):
         """Check every property of what ``build`` makes."""
         try:
             skips: Mapping[str, str] = getattr(build(), "conformance_skips", {})
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return [Outcome("can_be_built", _say(error))]
         unknown = sorted(set(skips) - set(self.properties))
         if unknown:
@@ -107,10 +107,10 @@ def _problem_of(check: Callable[[Any], None], build: Callable[[], Any]) -> str:
         check(build)
     except AssertionError as error:
         return str(error) or "an assertion failed"
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _say(error)
     return ""
 
 
-def _say(error: Exception) -> str:
+def _say(error: BaseException) -> str:
     return str(error) if isinstance(error, RTLError) else f"{type(error).__name__}: {error}"

@@ -113,12 +113,44 @@ def _route(bank: TicketBank, activation: torch.Tensor, features: torch.Tensor) -
     assert bank.router is not None
     ask = getattr(bank.router, "route_by_outputs", None)
     if ask is None:
-        return bank.router.route(features)
+        return _check_answer(bank, bank.router.route(features), len(features))
 
     def outputs_of(ticket_id: int, rows: torch.Tensor) -> torch.Tensor:
         return bank.run_ticket(ticket_id, take_rows(activation, rows.to(activation.device)))
 
-    return ask(features, outputs_of)
+    return _check_answer(bank, ask(features, outputs_of), len(features))
+
+
+def _check_answer(bank: TicketBank, answer: Any, count: int) -> Any:
+    """A router's answer, if it is one: routers come from plugins, too."""
+    who = f"router '{getattr(bank.router, 'name', type(bank.router).__name__)}'"
+    if not (
+        isinstance(answer, tuple)
+        and len(answer) == 3
+        and all(isinstance(part, torch.Tensor) for part in answer)
+    ):
+        raise BankError(f"{who} must answer with a Routing of three tensors, got {type(answer)}")
+    ids, weights, confidence = (part.cpu() for part in answer)
+    if (
+        ids.ndim != 2
+        or (len(ids), ids.shape[1] > 0) != (count, True)
+        or weights.shape != ids.shape
+        or confidence.shape != (count,)
+    ):
+        raise BankError(
+            f"{who} must give ticket_ids and weights [{count}, k] and a confidence [{count}], got "
+            f"{list(ids.shape)}, {list(weights.shape)} and {list(confidence.shape)}"
+        )
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise BankError(f"{who} must give ticket_ids as integers, got {ids.dtype}")
+    if count and not -1 <= int(ids.min()) <= int(ids.max()) < len(bank):
+        raise BankError(
+            f"{who} gives ticket_ids {int(ids.min())} to {int(ids.max())}; the bank has "
+            f"0 to {len(bank) - 1}, and -1 is for none"
+        )
+    if not (torch.isfinite(weights).all() and torch.isfinite(confidence).all()):
+        raise BankError(f"{who} gives weights or a confidence that are not finite")
+    return ids, weights, confidence
 
 
 def _execute(bank: TicketBank, activation: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

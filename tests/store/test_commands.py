@@ -99,6 +99,24 @@ def test_going_back_and_forth(folder: str, tmp_path: Path) -> None:
     assert as_json("tag", folder, "production", "--delete") == {}
 
 
+def test_a_damaged_tag_does_not_hide_that_another_was_moved(folder: str) -> None:
+    call("tag", folder, "old", "--version", "1")
+    (Path(folder) / "tags" / "old.json").write_text("{}")
+    assert as_json("tag", folder, "new", "--version", "2") == {"new": 2, "old": None}
+    assert call("tag", folder, "new", "--delete").stdout == "old: damaged\n"
+    with pytest.raises(RTLError, match="tag 'old'"):
+        call("tag", folder)
+
+
+def test_a_version_is_exported_to_an_empty_folder_alone(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"")
+    with pytest.raises(RTLError, match="photos' is not empty: export to a new folder"):
+        call("export-version", folder, str(tmp_path / "photos"))
+    (tmp_path / "new").mkdir()
+    assert as_json("export-version", folder, str(tmp_path / "new"))["tickets"] == 4
+
+
 def test_replay(folder: str, tmp_path: Path, images: torch.Tensor) -> None:
     for i, image in enumerate(images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02d}.png")

@@ -114,6 +114,38 @@ def test_an_executor_that_gives_the_wrong_shape_is_named(
         bank.predict(images, ticket_ids=0)
 
 
+IDS_OF_NONE = torch.zeros(9, 1, dtype=torch.int64)
+ONES = torch.ones(9, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, "must answer with a Routing of three tensors, got <class 'NoneType'>"),
+        ((IDS_OF_NONE, ONES), "must answer with a Routing"),
+        (Routing(IDS_OF_NONE[:, 0], ONES, ONES[:, 0]), r"got \[9\], \[9, 1\] and \[9\]"),
+        (Routing(IDS_OF_NONE[:8], ONES[:8], ONES[:8, 0]), r"weights \[9, k\].*got \[8, 1\]"),
+        (Routing(ONES, ONES, ONES[:, 0]), "ticket_ids as integers, got torch.float32"),
+        (Routing(IDS_OF_NONE + 99, ONES, ONES[:, 0]), "gives ticket_ids 99 to 99; the bank has 0"),
+        (Routing(IDS_OF_NONE - 7, ONES, ONES[:, 0]), "gives ticket_ids -7 to -7"),
+        (Routing(IDS_OF_NONE, ONES * torch.nan, ONES[:, 0]), "not finite"),
+        (Routing(IDS_OF_NONE, ONES, ONES[:, 0] * torch.inf), "not finite"),
+    ],
+)
+def test_a_router_that_answers_badly_is_named(
+    bank: TicketBank, images: torch.Tensor, answer: Any, message: str
+) -> None:
+    class Bad:
+        name = "bad"
+
+        def route(self, features: torch.Tensor) -> Any:
+            return answer
+
+    bank.router = Bad()  # type: ignore[assignment]
+    with pytest.raises(BankError, match=f"router 'bad' .*{message}"):
+        bank.predict(images)
+
+
 def test_unknown_executors_are_refused() -> None:
     with pytest.raises(RTLError, match="unknown executor 'groupd'; did you mean 'grouped'"):
         executor_config_class("groupd")
