@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from rtl_continual.store._add_config import AddConfig
     from rtl_continual.store._addition import Addition, Candidate
 
-__all__ = ["add", "printable"]
+__all__ = ["Plugins", "add", "printable"]
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", metavar="FILE.PY|MODULE", help="Not installed; may be repeated."),
+]
 
 
 def add(
@@ -42,9 +47,7 @@ def add(
     ] = None,
     tag: Annotated[str | None, typer.Option(help="Let this tag name the new version.")] = None,
     message: Annotated[str, typer.Option(help="Kept with the version.")] = "",
-    plugins: Annotated[
-        list[str] | None, typer.Option("--plugin", help="A module or file; may be repeated.")
-    ] = None,
+    plugins: Plugins = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do all but the commit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

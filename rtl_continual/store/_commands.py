@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from rtl_continual.errors import BankError
-from rtl_continual.store._add_command import add, printable
+from rtl_continual.store._add_command import Plugins, add, printable
 
 __all__ = ["bank_app"]
 
@@ -21,15 +21,6 @@ bank_app = typer.Typer(
     help="Banks on disk: what is in them, proofs, history.", no_args_is_help=True
 )
 
-Plugins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--plugin",
-        metavar="FILE.PY|MODULE",
-        help="Load one that is not installed; repeatable.",
-        show_default=False,
-    ),
-]
 Bank = Annotated[str, typer.Argument(help="A bank's folder, or an address such as s3://...")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Version = Annotated[
