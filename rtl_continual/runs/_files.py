@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -65,18 +65,27 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read what :func:`write_json` wrote.
+def read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """Read an object that :func:`write_json` wrote.
+
+    Args:
+        path: the file.
+        keys: what the object must have.
 
     Raises:
         RTLError: if the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RTLError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise RTLError(f"{path}: is damaged ({error}); delete it and run again") from error
+    missing = set(keys) - set(found) if isinstance(found, dict) else "all"
+    if missing or not isinstance(found, dict):
+        lacks = "no object" if missing == "all" else f"without {', '.join(sorted(missing))}"
+        raise RTLError(f"{path}: is damaged ({lacks}); delete it and run again")
+    return found
 
 
 class EventLog:
@@ -123,10 +132,24 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    events = [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]
+    events = [
+        _event(line, f"{path}:{number}")
+        for number, line in enumerate(lines, start=1)
+        if line.endswith("\n") and line.strip()
+    ]
     last_start = {
         event["unit"]: index
         for index, event in enumerate(events)
         if event["event"] == "unit_started"
     }
     return [e for i, e in enumerate(events) if i >= last_start.get(e.get("unit"), 0)]
+
+
+def _event(line: str, where: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict) or "event" not in event:
+        raise RTLError(f"{where}: is no event of a run; delete that line")
+    return event

@@ -45,12 +45,13 @@ def write_report(folder: str | Path) -> Path:
     source = folder / "results.json"
     if not source.is_file():
         raise RTLError(f"{source}: not found; the run is not finished, or this is no run's folder")
-    results = read_json(source)
+    results = read_json(source, ["schema_version"])
     if results.get("schema_version") != _KNOWN_VERSION:
         raise RTLError(
             f"{source}: has schema version {results.get('schema_version')}, "
             f"this program reads {_KNOWN_VERSION}"
         )
+    results = read_json(source, ["methods", "scenario", "seeds", "stream"])
     path = folder / "report.html"
     write_text(path, render(results, read_events(folder / "metrics.jsonl")))
     return path

@@ -22,6 +22,9 @@ from rtl_continual.runs._workers import run_here, run_in_processes
 
 __all__ = ["run_scenario"]
 
+_UNIT_KEYS = ("unit", "entry", "stream", "backbone", "device", "versions")
+"""What a finished unit's file holds."""
+
 
 def run_scenario(
     scenario: Scenario,
@@ -82,7 +85,8 @@ def _run_locked(scenario: Scenario, folder: Path, progress: RunProgress) -> dict
         write_text(config, scenario.to_yaml())
     shutil.rmtree(folder / ".bank-partial", ignore_errors=True)
     units = plan_units(scenario)
-    done = {u: read_json(_unit_file(folder, u)) for u in units if _unit_file(folder, u).exists()}
+    files = {unit: _unit_file(folder, unit) for unit in units}
+    done = {unit: read_json(file, _UNIT_KEYS) for unit, file in files.items() if file.exists()}
     waiting = [unit for unit in units if unit not in done]
     with EventLog(folder / "metrics.jsonl") as log:
         log.write(

@@ -74,6 +74,21 @@ def test_the_best_method_is_one_that_could_be_used(results: dict[str, Any]) -> N
     assert best == ["fake"], "'all' is right more often, but is told the domain"
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("results.json", "[]", r"results.json: is damaged \(no object\)"),
+        ("results.json", '{"schema_version": 1}', "without methods, scenario, seeds, stream"),
+        ("metrics.jsonl", '{"event": "run_started"}\n{"eve\n', "metrics.jsonl:2: is no event"),
+        ("metrics.jsonl", "[]\n", "metrics.jsonl:1: is no event of a run; delete that line"),
+    ],
+)
+def test_damaged_files_are_named(folder: Path, name: str, text: str, message: str) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(RTLError, match=message):
+        write_report(folder)
+
+
 def test_what_discovery_found_is_told(results: dict[str, Any]) -> None:
     assert "hidden domains" not in render(results, [])
     results["methods"]["fake"]["discovery"] = {
