@@ -16,7 +16,15 @@ import numpy as np
 
 from rtl_continual.errors import RTLError
 
-__all__ = ["EventLog", "plain", "read_events", "read_json", "write_json", "write_text"]
+__all__ = [
+    "EventLog",
+    "check_keys",
+    "plain",
+    "read_events",
+    "read_json",
+    "write_json",
+    "write_text",
+]
 
 
 def plain(value: Any) -> Any:
@@ -81,11 +89,17 @@ def read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
         raise RTLError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise RTLError(f"{path}: is damaged ({error}); delete it and run again") from error
-    missing = set(keys) - set(found) if isinstance(found, dict) else "all"
-    if missing or not isinstance(found, dict):
-        lacks = "no object" if missing == "all" else f"without {', '.join(sorted(missing))}"
-        raise RTLError(f"{path}: is damaged ({lacks}); delete it and run again")
+    if not isinstance(found, dict):
+        raise RTLError(f"{path}: is damaged (no object); delete it and run again")
+    check_keys(path, found, keys)
     return found
+
+
+def check_keys(path: Path, found: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Raise :class:`RTLError` if an object that was read from ``path`` lacks a key."""
+    missing = ", ".join(sorted(set(keys) - set(found)))
+    if missing:
+        raise RTLError(f"{path}: is damaged (without {missing}); delete it and run again")
 
 
 class EventLog:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from rtl_continual.errors import RTLError
 from rtl_continual.runs import _charts
-from rtl_continual.runs._files import read_events, read_json, write_text
+from rtl_continual.runs._files import check_keys, read_events, read_json, write_text
 from rtl_continual.runs._sections import extra_sections
 from rtl_continual.runs._summary import short_count, with_deviation
 
@@ -45,13 +45,13 @@ def write_report(folder: str | Path) -> Path:
     source = folder / "results.json"
     if not source.is_file():
         raise RTLError(f"{source}: not found; the run is not finished, or this is no run's folder")
-    results = read_json(source, ["schema_version"])
+    results = read_json(source)
     if results.get("schema_version") != _KNOWN_VERSION:
         raise RTLError(
             f"{source}: has schema version {results.get('schema_version')}, "
             f"this program reads {_KNOWN_VERSION}"
         )
-    results = read_json(source, ["methods", "scenario", "seeds", "stream"])
+    check_keys(source, results, ["methods", "scenario", "seeds", "stream"])
     path = folder / "report.html"
     write_text(path, render(results, read_events(folder / "metrics.jsonl")))
     return path
