@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from rtl_continual.backbones import Backbone, RecordedBackbone
-from rtl_continual.streams import Experience, ImageSet, Stream, cached_arrays, read_ahead
+from rtl_continual.streams import (
+    Experience,
+    FilledRows,
+    ImageSet,
+    Stream,
+    cache_folder,
+    read_ahead,
+)
 
 __all__ = ["RecordSet", "record_stream"]
 
-_BATCH = 128
-
 
 class RecordSet(ImageSet):
-    """Records of a set of images, made when the first of them is asked for and kept on disk.
+    """Records of a set of images, made when the first of them is asked for, in a mapped file.
 
     Args:
         images: the images.
@@ -29,26 +35,23 @@ class RecordSet(ImageSet):
     def __init__(self, images: ImageSet, backbone: RecordedBackbone, key: str) -> None:
         self.targets, self.domains = images.targets, images.domains
         self._images, self._backbone, self._key = images, backbone, key
-        self._records: torch.Tensor | None = None
 
-    @property
-    def records(self) -> torch.Tensor:
-        """``float32 [n, values, 1, 1]``."""
-        if self._records is None:
-            key = f"{self._backbone.identity}|{self._key}|{self._images.stamp()}"
-            name = hashlib.sha256(key.encode()).hexdigest()
-            arrays, _ = cached_arrays(f"trunk/{name[:32]}.npz", self._make)
-            self._records = torch.from_numpy(arrays["records"])
-        return self._records
+    @cached_property
+    def records(self) -> FilledRows:
+        """``float32 [n, values]``."""
+        key = f"{self._backbone.identity}|{self._key}|{self._images.stamp()}"
+        name = hashlib.sha256(key.encode()).hexdigest()
+        path = cache_folder() / "trunk" / f"{name[:32]}.f32"
+        return FilledRows(path, (len(self), self._backbone.input_spec.channels), self._make)
 
-    def _make(self) -> dict[str, np.ndarray]:
-        rows = np.array_split(np.arange(len(self)), max(1, -(-len(self) // _BATCH)))
-        parts = [self._backbone.record(batch).cpu() for batch, _ in read_ahead(self._images, rows)]
-        return {"records": torch.cat(parts).numpy()}
+    def _make(self, blocks: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        for images, _ in read_ahead(self._images, blocks):
+            yield self._backbone.record(images).flatten(1).cpu().numpy()
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         index = np.asarray(indices, dtype=np.int64)
-        return self.records[torch.from_numpy(index)], torch.from_numpy(self.targets[index])
+        records = torch.from_numpy(self.records[index])
+        return records[:, :, None, None], torch.from_numpy(self.targets[index])
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
         return _Part(self, np.asarray(indices, dtype=np.int64))

@@ -5,6 +5,7 @@ from rtl_continual.streams._cache import cache_folder, cached_arrays
 from rtl_continual.streams._decode import IMAGE_SUFFIXES, ImageForm
 from rtl_continual.streams._domainnet_facts import PublishedResult
 from rtl_continual.streams._files import FileNames, FileSet, Listing
+from rtl_continual.streams._filled import FilledRows
 from rtl_continual.streams._registry import (
     BUILT_IN_STREAMS,
     StreamSource,
@@ -39,6 +40,7 @@ __all__ = [
     "Experience",
     "FileNames",
     "FileSet",
+    "FilledRows",
     "Finding",
     "FoldersConfig",
     "GlyphsConfig",

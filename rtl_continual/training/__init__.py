@@ -32,7 +32,6 @@ from rtl_continual.training._learner import (
     joint_parameter_groups,
 )
 from rtl_continual.training._linear_head import solve_linear
-from rtl_continual.training._mapped import MappedTrunkCache
 from rtl_continual.training._relaxation import (
     BUILT_IN_RELAXATION_POLICIES,
     RELAXATION_POLICIES,
@@ -64,7 +63,6 @@ __all__ = [
     "LayersPolicy",
     "LayersPolicyConfig",
     "Loss",
-    "MappedTrunkCache",
     "OnCollapse",
     "RegrowPolicy",
     "RegrowPolicyConfig",
