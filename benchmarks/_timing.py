@@ -72,6 +72,7 @@ class Report:
         at_most: Mapping[str, float] | None = None,
         rounds: int | None = None,
         warm_up: int = 2,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """Time the cases against one of them.
 
@@ -82,8 +83,10 @@ class Report:
             at_most: a case's highest ratio that the project aims at.
             rounds: fewer or more than usual.
             warm_up: rounds that do not count.
+            clock: in seconds, instead of the usual one.
         """
-        seconds = compare(cases, rounds or self.rounds, warm_up, self.options)
+        clock = clock or _clock(self.options)
+        seconds = compare(cases, rounds or self.rounds, warm_up, clock)
         for name, times in seconds.items():
             if name == baseline:
                 continue
@@ -133,10 +136,9 @@ def compare(
     cases: Mapping[str, Callable[[], object]],
     rounds: int,
     warm_up: int,
-    options: argparse.Namespace,
+    clock: Callable[[], float],
 ) -> dict[str, list[float]]:
     """Seconds of each case in each round after the warm-up."""
-    clock = _clock(options)
     names = list(cases)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for index in range(warm_up + rounds):

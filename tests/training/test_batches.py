@@ -10,7 +10,6 @@ from rtl_continual.training import (
     JointConfig,
     TicketConfig,
     epoch_batches,
-    random_shift,
     steps_per_epoch,
 )
 
@@ -34,29 +33,6 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
     assert order(0, 0) == order(0, 0)
     orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
     assert len({tuple(o) for o in orders}) == 9
-
-
-def test_shifted_samples_have_repeated_edges() -> None:
-    x = torch.arange(2 * 3 * 5 * 4.0).view(2, 3, 5, 4)
-    generator = torch.Generator().manual_seed(3)
-    offsets = torch.randint(-2, 3, (2, 2), generator=torch.Generator().manual_seed(3))
-    moved = random_shift(x, 2, generator)
-    assert moved.shape == x.shape
-    assert moved.is_contiguous(memory_format=torch.channels_last)
-    assert offsets.any()
-    for i in range(2):
-        for row in range(5):
-            for column in range(4):
-                source_row = min(max(row + int(offsets[0, i]), 0), 4)
-                source_column = min(max(column + int(offsets[1, i]), 0), 3)
-                assert torch.equal(moved[i, :, row, column], x[i, :, source_row, source_column])
-
-
-def test_shifts_reach_their_limit_in_every_direction_and_not_beyond() -> None:
-    x = torch.arange(9.0).repeat(400, 1, 1, 1).view(400, 1, 1, 9)
-    moved = random_shift(x, 2, torch.Generator().manual_seed(0))
-    assert set((moved[:, 0, 0, 4] - 4).tolist()) == {-2, -1, 0, 1, 2}
-    assert torch.equal(random_shift(x, 0, torch.Generator().manual_seed(0)), x)
 
 
 @pytest.mark.parametrize("config_class", [TicketConfig, JointConfig])
