@@ -1,9 +1,10 @@
 """How much faster a ticket of whole units runs, once the units are taken out.
 
 Baseline: the dense body with a head. ``slim``: ``bank.extract`` of a ticket whose units are chosen
-at random so that the body costs half its FLOPs. ``masked``: the same ticket before it is
-extracted; its zeros save nothing on dense kernels. ``error`` is the largest difference of their
-outputs, on a CUDA device in full float32.
+at random so that the body costs half its FLOPs; batch norms are folded into its convolutions.
+``folded``: the dense body with as much folded, to tell what that alone is worth. ``masked``: the
+same ticket before it is extracted; its zeros save nothing on dense kernels. ``error`` is the
+largest difference of their outputs, on a CUDA device in full float32.
 
 Usage: python benchmarks/slim_tickets.py [--quick] [--threads N] [--device cuda] [--models A,B]
 """
@@ -22,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rtl_continual.tasks import Classification
 from rtl_continual.tickets import TicketBank, UnitScores, find_units
+from rtl_continual.tickets._folding import fold_norms
 
 PIXELS = {
     "resnet18": 128,
@@ -85,11 +87,16 @@ def measure_model(report: Report, name: str) -> None:
         error = (slim(activation) - masked).abs().max() / masked.std()
     report.add_value(f"{name}/error", float(error), "of the outputs' deviation", at_most=1e-5)
     dense = nn.Sequential(backbone.body, copy.deepcopy(bank._head).to(activation.device))
+    # Outside of inference mode, as its weights are replaced.
+    with torch.inference_mode(False):
+        folded = copy.deepcopy(dense)
+        fold_norms(folded, activation[:1].clone())
     for batch in (1, 64):
         part = activation[:batch]
         cases = {
             "dense": partial(dense, part),
             "slim": partial(slim, part),
+            "folded": partial(folded, part),
             "masked": partial(bank.run_ticket, 0, part),
         }
         # 1.6 times faster.

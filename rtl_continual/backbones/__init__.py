@@ -7,6 +7,7 @@ from rtl_continual.backbones._build import (
     backbone_config_class,
     backbone_names,
     build_backbone,
+    check_stages,
     split_names,
 )
 from rtl_continual.backbones._config import BackboneConfig
@@ -31,6 +32,7 @@ __all__ = [
     "backbone_flops",
     "backbone_names",
     "build_backbone",
+    "check_stages",
     "split_names",
     "statistics_flops",
 ]

@@ -38,6 +38,7 @@ __all__ = [
     "backbone_config_class",
     "backbone_names",
     "build_backbone",
+    "check_stages",
     "split_names",
 ]
 
@@ -101,10 +102,42 @@ def split_names(name: str) -> tuple[str, ...]:
         >>> split_names("glyphnet")
         ('stem', 'block1', 'block2')
     """
-    architecture = _architecture(name)
+    return _splits(_blank_stages(_architecture(name)))
+
+
+def check_stages(config: BackboneConfig) -> tuple[str, str] | None:
+    """The first option that names a stage which is not there, and what to say of it.
+
+    No weights are made or read. Backbones of plugins know their stages only when they are built.
+    """
+    if BUILT_IN_BACKBONES.get(config.name) is not _BACKBONES.find(config.name):
+        return None
+    architecture = _architecture(config.name)
+    stages = _blank_stages(architecture)
+    without_taps = config.model_copy(update={"taps": None})
+    for option, part in (("split", without_taps), ("taps", config)):
+        try:
+            _resolve(part, architecture, stages)
+        except RTLError as error:
+            return option, str(error)
+    return None
+
+
+def _blank_stages(architecture: Architecture) -> OrderedDict[str, nn.Module]:
     with torch.device("meta"):
-        network = architecture.build(None, _DEFAULT.width)
-    return _splits(network.take_apart())
+        return architecture.build(None, _DEFAULT.width).take_apart()
+
+
+def _resolve(
+    config: BackboneConfig, architecture: Architecture, stages: OrderedDict[str, nn.Module]
+) -> tuple[str, tuple[str, ...] | None]:
+    """The trunk's last stage, and the stages that routers read."""
+    split = resolve_stage("split", config.split or architecture.default_split, _splits(stages))
+    if config.taps is None:
+        return split, None
+    trunk = list(stages)[: list(stages).index(split) + 1]
+    tapped = {resolve_stage("tap", tap, trunk) for tap in config.taps}
+    return split, tuple(name for name in trunk if name in tapped)
 
 
 def build_backbone(config: BackboneConfig | str, **overrides: Any) -> Backbone:
@@ -147,13 +180,9 @@ def _build_architecture(config: BackboneConfig) -> Backbone:
         source = f"weights '{config.weights}' of backbone '{config.name}'"
         load_weights(network.module, state, source=source, head=architecture.head)
     stages = network.take_apart()
-    split = resolve_stage("split", config.split or architecture.default_split, _splits(stages))
+    split, taps = _resolve(config, architecture, stages)
     names = list(stages)
     cut = names.index(split) + 1
-    taps = config.taps
-    if taps is not None:
-        tapped = {resolve_stage("tap", tap, names[:cut]) for tap in taps}
-        taps = tuple(name for name in names[:cut] if name in tapped)
     trunk = nn.Sequential(OrderedDict((name, stages[name]) for name in names[:cut]))
     rest = OrderedDict((name, stages[name]) for name in names[cut:])
     body: nn.Sequential = nn.Sequential(rest)

@@ -9,7 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
-from rtl_continual.backbones import BackboneConfig, backbone_config_class, backbone_names
+from rtl_continual.backbones import (
+    BackboneConfig,
+    backbone_config_class,
+    backbone_names,
+    check_stages,
+)
 from rtl_continual.discovery import DiscoveryConfig
 from rtl_continual.errors import ConfigError, PluginError, RTLError, unknown_name
 from rtl_continual.plugins import load_plugins
@@ -253,6 +258,8 @@ def _check(document: Document) -> Scenario:
     if backbone is not None and backbone.name not in backbone_names():
         message = unknown_name("backbone", backbone.name, backbone_names())
         problems.append(document.problem(("backbone", "name"), message))
+    elif backbone is not None and (wrong := check_stages(backbone)) is not None:
+        problems.append(document.problem(("backbone", wrong[0]), wrong[1]))
     plain = {key: value for key, value in values.items() if key not in _SECTIONS}
     head, found = check_section(ScenarioHead, plain, (), document, also=_SECTIONS)
     problems.extend(found)

@@ -14,10 +14,11 @@ from torch import nn
 from rtl_continual.backbones import Backbone, TrunkOutput
 from rtl_continual.errors import BankError
 from rtl_continual.tickets._executor import Executor, GroupedExecutor
+from rtl_continual.tickets._folding import fold_norms
 from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._merged import MergedBody, MergedNetwork
-from rtl_continual.tickets._packed import KernelOrder, run_trunk
+from rtl_continual.tickets._packed import KernelOrder, blank_image, run_trunk
 from rtl_continual.tickets._predict import Prediction, predict
 from rtl_continual.tickets._similarity import similarity_matrix
 from rtl_continual.tickets._skeleton import Pool, Skeleton
@@ -295,6 +296,7 @@ class TicketBank:
 
         ``Sequential(body, head)``, equal to :meth:`run_ticket` up to rounding. Whole units that
         the mask drops are left out; where it drops single weights, zeros are all that shows.
+        Batch norms are folded into the convolutions before them, if images have one size.
 
         Raises:
             BankError: if there is no such ticket, or its body cannot be traced.
@@ -304,6 +306,10 @@ class TicketBank:
         slim = slim_body(self.backbone.body, body, find_units(self.backbone.body))
         if self.is_merged(self[ticket_id]):
             slim = MergedBody(slim, copy.deepcopy(self.backbone.body))
+        image = blank_image(self.backbone)
+        if image is not None:
+            with torch.no_grad():
+                fold_norms(slim, self.backbone.run_trunk(image).activation)
         head = self.head_of(self[ticket_id])
         return nn.Sequential(OrderedDict(body=slim, head=head))
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rtl_continual.backbones import DepthwiseConv2d
 from rtl_continual.tickets._skeleton import Skeleton
 
-__all__ = ["Bounds", "Run", "bounds_of", "convolutions_of", "find_followers"]
+__all__ = ["Bounds", "Run", "bounds_of", "convolutions_of", "find_followers", "fold_norms"]
 
 Bounds = tuple[float, float | None]
 """The least and the greatest value an activation gives."""
@@ -139,6 +140,33 @@ def find_followers(
             if count == 1:
                 followers[name] = follower
     return sizes, pairs, followers
+
+
+@torch.no_grad()
+def fold_norms(body: nn.Module, activation: torch.Tensor) -> None:
+    """Fold each batch norm that alone reads a convolution into it, in place, for predicting.
+
+    Args:
+        body: whose outputs stay the same up to rounding.
+        activation: of one image, as the body takes it; it says who reads what.
+    """
+    convolutions = convolutions_of(body)
+    if not convolutions:
+        return
+    _, norms, _ = find_followers(body, convolutions, activation, nn.Module.__call__)
+    for name, (norm_name, norm) in norms.items():
+        conv = convolutions[name]
+        conv.__class__ = nn.Conv2d  # ours of one kernel per channel knows no bias
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight,
+            conv.bias,
+            norm.running_mean,  # type: ignore[arg-type]
+            norm.running_var,  # type: ignore[arg-type]
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+        body.set_submodule(norm_name, nn.Identity())
 
 
 def _can_be_folded(module: nn.Module, owners: Mapping[int, int]) -> bool:

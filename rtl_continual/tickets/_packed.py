@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from rtl_continual.backbones import Backbone, TrunkOutput
 from rtl_continual.tickets._folding import (
@@ -19,7 +20,7 @@ from rtl_continual.tickets._folding import (
 )
 from rtl_continual.tickets._skeleton import Skeleton
 
-__all__ = ["KernelOrder", "run_trunk"]
+__all__ = ["KernelOrder", "blank_image", "run_trunk"]
 
 
 class _FoldedNorm(nn.BatchNorm2d):
@@ -164,8 +165,8 @@ class KernelOrder:
 
     @classmethod
     def _find(cls, backbone: Backbone) -> KernelOrder | None:
-        image = _blank_image(backbone)
-        if image is None or not convolutions_of(backbone.body):
+        image = blank_image(backbone)
+        if image is None or not _can_pack() or not convolutions_of(backbone.body):
             return None
         with torch.inference_mode(False), torch.no_grad():
             return cls(backbone.body, backbone.run_trunk(image).activation)
@@ -223,14 +224,13 @@ class KernelOrder:
             packed.get(f"{prefix}{own}.{part}", getattr(norm, part)).detach()
             for part in ("weight", "bias", "running_mean", "running_var")
         )
-        scale = scale / (variance + norm.eps).sqrt()
         bias = self._convolutions[name].bias
-        centre = mean if bias is None else mean - bias.detach()
+        folded = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)
         packed[f"{prefix}{own}.weight"] = scale.new_empty(0)
-        packed[f"{prefix}{own}.bias"] = shift - centre * scale
+        packed[f"{prefix}{own}.bias"] = folded[1].detach()
         for part in ("running_mean", "running_var", "num_batches_tracked"):
             packed.pop(f"{prefix}{own}.{part}", None)
-        return weight * scale[:, None, None, None]
+        return folded[0].detach()
 
     def accept(self, body: nn.Module) -> None:
         """Let a twin of the body (a skeleton's, nobody else's) take packed weights."""
@@ -271,23 +271,27 @@ def run_trunk(backbone: Backbone, images: torch.Tensor) -> TrunkOutput:
 
 
 def _pack_trunk(backbone: Backbone) -> tuple[KernelOrder, nn.Module] | None:
-    image = _blank_image(backbone)
-    if image is None or not convolutions_of(backbone.trunk):
+    image = blank_image(backbone)
+    if image is None or not _can_pack() or not convolutions_of(backbone.trunk):
         return None
     order = KernelOrder(backbone.trunk, backbone.normalise(image), backbone.read_trunk)
     return order, order.packed_twin(backbone.trunk)
 
 
-def _blank_image(backbone: Backbone) -> torch.Tensor | None:
-    """One image, if all have one size and torch can pack weights."""
+def blank_image(backbone: Backbone) -> torch.Tensor | None:
+    """One image as a backbone takes it; ``None`` if images may have any size."""
     size, channels = backbone.input_spec.size, backbone.input_spec.channels
-    available = torch.backends.mkldnn.is_available() and all(
+    if size is None:
+        return None
+    return torch.zeros(1, channels, *size, dtype=torch.uint8, device=backbone.mean.device)
+
+
+def _can_pack() -> bool:
+    """Whether torch has what packing needs."""
+    return torch.backends.mkldnn.is_available() and all(
         hasattr(torch.ops.mkldnn, name)
         for name in ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight")
     )
-    if size is None or not available:
-        return None
-    return torch.zeros(1, channels, *size, dtype=torch.uint8)
 
 
 def _unless_packed(conv: _PackedConv2d, forward: Any) -> Any:

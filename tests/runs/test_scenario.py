@@ -142,6 +142,14 @@ threads: 0
             GOOD + "  a.b: {method: fake}\n",
             "5:3: methods.a.b: a label has letters, digits, - and _ only",
         ),
+        (
+            GOOD + "backbone: {name: resnet18, split: layer5}\n",
+            "5:28: backbone.split: unknown split 'layer5'; did you mean 'layer4_0'? Available: layer1_0, ",
+        ),
+        (
+            GOOD + "backbone: {name: glyphnet, split: stem, taps: [block1]}\n",
+            "5:41: backbone.taps: unknown tap 'block1'. Available: stem",
+        ),
         (GOOD + "  other: 3\n", "5:3: methods.other: must be a section, got 3"),
         (GOOD + "tickets: 3\n", "5:1: tickets: must be a section (keys and values), got 3"),
         (GOOD + "seeds: []\n", "5:1: seeds: must have at least 1 items, got []"),
