@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from rtl_continual.errors import RTLError
@@ -39,7 +39,7 @@ def write_report(folder: str | Path) -> Path:
         The report's path.
 
     Raises:
-        RTLError: if the folder has no finished run, or one of a newer version.
+        RTLError: if the folder has no finished run, one of a newer version, or a damaged one.
     """
     folder = Path(folder)
     source = folder / "results.json"
@@ -52,8 +52,14 @@ def write_report(folder: str | Path) -> Path:
             f"this program reads {_KNOWN_VERSION}"
         )
     check_keys(source, results, ["methods", "scenario", "seeds", "stream"])
+    events = read_events(folder / "metrics.jsonl")
+    try:
+        page = render(results, events)
+    except (LookupError, TypeError, ValueError, AttributeError, UndefinedError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise RTLError(f"{source}: is damaged ({problem}); delete it and run again") from error
     path = folder / "report.html"
-    write_text(path, render(results, read_events(folder / "metrics.jsonl")))
+    write_text(path, page)
     return path
 
 

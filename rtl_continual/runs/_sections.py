@@ -68,6 +68,12 @@ def extra_sections(
             html = section_class().render(results, events)
         except Exception as error:
             raise blame(error) from error
-        if html is not None:
-            sections.append((section_class.title, Markup(html)))
+        if html is None:
+            continue
+        if not isinstance(html, str):
+            raise PluginError(
+                f"report section '{section_class.title}' ({section_class.__module__}): render must "
+                f"give HTML text or None, got {html!r}"
+            )
+        sections.append((section_class.title, Markup(html)))
     return sections

@@ -41,6 +41,7 @@ from rtl_continual.runs import (
     scenario_schema,
     write_report,
 )
+from rtl_continual.runs._sections import extra_sections
 from rtl_continual.streams import ArraySet, Experience, Stream, StreamSource
 from rtl_continual.tasks import Classification
 from rtl_continual.tickets import GroupedExecutor, SparsitySchedule
@@ -504,6 +505,19 @@ def test_hook_register_report_sections(done: Done) -> None:
     assert "<h2>A remark</h2>" in done.report
     assert re.search(r"<p id='remark'>\d+ events of all-hooks</p>", done.report)
     assert "Nothing to say" not in done.report
+
+
+def test_a_section_that_gives_no_text_is_named(manager: Manager) -> None:
+    class Number(ReportSection):
+        name = "number"
+        title = "Just a number"
+
+        def render(self, results: Any, events: Any) -> Any:
+            return 5
+
+    manager.register(values_of(register_report_sections={"number": Number}), "mine")
+    with pytest.raises(PluginError, match=r"'Just a number' .*must give HTML text or None, got 5"):
+        extra_sections({"config": {}}, [])
 
 
 def test_hook_choose_router(done: Done, manager: Manager) -> None:

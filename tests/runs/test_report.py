@@ -89,6 +89,30 @@ def test_damaged_files_are_named(folder: Path, name: str, text: str, message: st
         write_report(folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("final", None, "final"),
+        ("final", {}, "balanced_accuracy"),
+        ("parameters", 3, "AttributeError"),
+        ("balanced_accuracy_matrix", [["x"]], "Error"),
+    ],
+)
+def test_a_method_without_its_numbers_is_no_traceback(
+    folder: Path, key: str, value: object, message: str
+) -> None:
+    results = read_json(folder / "results.json")
+    method = results["methods"]["fake"]
+    if value is None:
+        del method[key]
+    else:
+        method[key] = value
+    write_json(folder / "results.json", results)
+    with pytest.raises(RTLError, match=rf"results.json: is damaged \(.*{message}"):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+
+
 def test_what_discovery_found_is_told(results: dict[str, Any]) -> None:
     assert "hidden domains" not in render(results, [])
     results["methods"]["fake"]["discovery"] = {

@@ -144,7 +144,7 @@ threads: 0
         ),
         (
             GOOD + "backbone: {name: resnet18, split: layer5}\n",
-            "5:28: backbone.split: unknown split 'layer5'; did you mean 'layer4_0'? Available: layer1_0, ",
+            "5:28: backbone.split: unknown split 'layer5'; did you mean 'layer4_0'? ",
         ),
         (
             GOOD + "backbone: {name: glyphnet, split: stem, taps: [block1]}\n",
