@@ -107,7 +107,7 @@ class Report:
 
     def add_value(self, key: str, value: float, unit: str, *, at_most: float | None = None) -> None:
         """Keep a figure that is no ratio: it holds on this machine alone."""
-        self.values[key] = {"value": round(value, 4), "unit": unit}
+        self.values[key] = {"value": float(f"{value:.4g}"), "unit": unit}
         if at_most is not None:
             self.values[key] |= {"at_most": at_most, "met": value <= at_most}
         self._say(key, self.values[key])

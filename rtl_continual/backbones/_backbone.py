@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -143,6 +144,24 @@ class Backbone(nn.Module):
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise DataError(
                 f"images must be uint8 (0..255) or floating point (0..1), got {images.dtype}"
+            )
+
+    def check_values(self, images: torch.Tensor) -> None:
+        """Raise :class:`DataError` if floating-point images are not in 0..1.
+
+        Resizing may overshoot by a quarter; whole numbers up to 255, or images that somebody has
+        normalised already, go further. What is not finite shows in the trunk's statistics.
+        """
+        if images.dtype == torch.uint8 or images.numel() == 0:
+            return
+        low, high = (value.item() for value in images.aminmax())
+        if -math.inf < low < -0.25 or 1.25 < high < math.inf:
+            far = (images < -0.25) | (images > 1.25)
+            row = int(far.flatten(1).any(dim=1).nonzero()[0])
+            raise DataError(
+                f"floating-point images must be in 0..1, those given reach from {low:.3g} to "
+                f"{high:.3g} (the first such is image {row}): divide by 255 or give uint8, and "
+                "leave normalising to the backbone"
             )
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ from rtl_continual.backbones._weights import (
     read_weights,
     seeded,
 )
-from rtl_continual.errors import RTLError, unknown_name
+from rtl_continual.errors import PluginError, RTLError, unknown_name
 from rtl_continual.registry import Registry, config_problem
 
 __all__ = [
@@ -157,6 +157,10 @@ def build_backbone(config: BackboneConfig | str, **overrides: Any) -> Backbone:
     """
     config = _merge(config, overrides)
     backbone = _BACKBONES.find(config.name).build(config)
+    if not isinstance(backbone, Backbone):
+        raise PluginError(
+            f"backbone '{config.name}': its builder must give a Backbone, got {backbone!r}"
+        )
     common = set(BackboneConfig.model_fields)
     backbone.options = config.model_dump(mode="json", exclude=common)
     return backbone

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rtl_continual.errors import RTLError, unknown_name
+from rtl_continual.errors import PluginError, RTLError, unknown_name
 from rtl_continual.registry import Registry, config_problem
 from rtl_continual.streams._domainnet_check import prepare_domainnet, verify_domainnet
 from rtl_continual.streams._folders_check import verify_folders
@@ -99,12 +99,17 @@ def build_stream(config: BaseModel) -> Stream:
 
     Raises:
         RTLError: if no stream has such a config.
+        PluginError: if a plugin's builder gives something else than a stream.
 
     Example:
         >>> build_stream(DigitsConfig(domains=["printed"], images_per_domain=20)).domains
         ('printed',)
     """
-    return _kind_of(config)[1].build(config)
+    name, source = _kind_of(config)
+    stream = source.build(config)
+    if not isinstance(stream, Stream):
+        raise PluginError(f"stream '{name}': its builder must give a Stream, got {stream!r}")
+    return stream
 
 
 def prepare_stream(config: BaseModel, progress: Progress | None = None) -> None:

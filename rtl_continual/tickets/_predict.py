@@ -46,6 +46,7 @@ def predict(
     if not len(bank):
         raise BankError("the bank is empty: add a ticket before predicting")
     bank.backbone.check_images(images)
+    bank.backbone.check_values(images)
     given = None if ticket_ids is None else _check_ids(bank, ticket_ids, len(images))
     if given is None and bank.router is None:
         raise BankError("the bank has no router: set one, or name the tickets to use")
@@ -155,10 +156,11 @@ def _check_answer(bank: TicketBank, answer: Any, count: int) -> Any:
 
 def _execute(bank: TicketBank, activation: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     outputs = bank.executor.execute(bank, activation, ids)
-    if outputs.shape != (len(ids), bank.task.num_outputs):
+    shape = (len(ids), bank.task.num_outputs)
+    if not isinstance(outputs, torch.Tensor) or outputs.shape != shape:
+        given = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise BankError(
-            f"executor '{bank.executor.name}' gives outputs {list(outputs.shape)}, not "
-            f"{[len(ids), bank.task.num_outputs]}"
+            f"executor '{bank.executor.name}' must give outputs {list(shape)}, got {given}"
         )
     return outputs
 

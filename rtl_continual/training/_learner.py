@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rtl_continual.errors import DataError
+from rtl_continual.errors import DataError, PluginError
 from rtl_continual.routing import FeatureMixture, FlatRouter, GateLearner
 from rtl_continual.tickets import (
     CompiledSkeleton,
@@ -226,12 +226,16 @@ class TicketLearner:
             targets: labels ``[batch]``.
             features: the batch's router features, for the gate.
         """
-        total = self.task_loss(outputs, targets)
+        total: Any = self.task_loss(outputs, targets)
+        if not isinstance(total, torch.Tensor) or total.ndim:
+            task = type(self.bank.task).__name__
+            raise PluginError(f"{task}.loss must give a tensor of one number, got {total!r}")
         if self.gate is not None and features is not None:
             total = total + self.config.gate_weight * self.gate.loss(features, self.group)
         if self.config.sparsity_weight:
             total = total + self.config.sparsity_weight * self.scores.mean_sigmoid()
-        return total
+        loss: torch.Tensor = total
+        return loss
 
     def update(self) -> None:
         """One optimizer step on the gradients at hand; every few steps a new mask."""
@@ -300,13 +304,19 @@ class TicketLearner:
     @property
     def sparsity(self) -> float:
         """The schedule's sparsity now."""
-        return self.schedule.sparsity(
+        given: Any = self.schedule.sparsity(
             self.steps_done,
             self.total_steps,
             start=self.start_sparsity,
             target=self.target,
             ramp=self.config.ramp,
         )
+        if not (isinstance(given, (int, float)) and 0 <= given <= 1):
+            raise PluginError(
+                f"schedule '{self.schedule.name}' must give a sparsity in 0..1, got {given!r} "
+                f"after step {self.steps_done} of {self.total_steps}"
+            )
+        return float(given)
 
     def finish(
         self,

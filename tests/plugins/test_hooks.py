@@ -18,7 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from rtl_continual import cli, load_bank
-from rtl_continual.backbones import Backbone, BackboneConfig, BackboneSource, InputSpec
+from rtl_continual.backbones import (
+    Backbone,
+    BackboneConfig,
+    BackboneSource,
+    InputSpec,
+    build_backbone,
+)
 from rtl_continual.discovery import (
     Clusterer,
     ShiftDetector,
@@ -42,7 +48,7 @@ from rtl_continual.runs import (
     write_report,
 )
 from rtl_continual.runs._sections import extra_sections
-from rtl_continual.streams import ArraySet, Experience, Stream, StreamSource
+from rtl_continual.streams import ArraySet, Experience, Stream, StreamSource, build_stream
 from rtl_continual.tasks import Classification
 from rtl_continual.tickets import GroupedExecutor, SparsitySchedule
 from rtl_continual.training import (
@@ -719,3 +725,20 @@ def test_every_hook_is_tested_documented_and_takes_names(name: str) -> None:
 def test_every_heading_is_a_hook() -> None:
     page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"^### `(\w+)\(", page, re.M)) == list(hook_names())
+
+
+def test_a_builder_that_gives_something_else_is_named(manager: Manager) -> None:
+    def nothing(config: Any) -> Any:
+        return None
+
+    plugin = values_of(
+        register_streams={"dots": StreamSource(DotsConfig, nothing)},
+        register_backbones={"empty": BackboneSource(BackboneConfig, nothing)},
+    )
+    manager.register(plugin, "mine")
+    with pytest.raises(
+        PluginError, match="stream 'dots': its builder must give a Stream, got None"
+    ):
+        build_stream(DotsConfig())
+    with pytest.raises(PluginError, match=r"backbone 'empty': its builder .* a Backbone, got None"):
+        build_backbone("empty")

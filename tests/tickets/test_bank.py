@@ -205,6 +205,8 @@ def test_no_images_give_no_answers(bank: TicketBank) -> None:
         (torch.zeros(2, 3, 16, 16), r"got \[2, 3, 16, 16\]"),
         (torch.zeros(2, 3, 32, 32, dtype=torch.int64), "got torch.int64"),
         (np.zeros((2, 3, 32, 32), np.uint8), "must be a tensor .*, got ndarray"),
+        (torch.arange(3.0)[:, None, None, None].expand(3, 3, 32, 32), r"0 to 2 .* is image 2\)"),
+        (torch.full((1, 3, 32, 32), -0.5), r"from -0.5 to -0.5 .*divide by 255 or give uint8"),
     ],
 )
 def test_wrong_images_are_refused(bank: TicketBank, images: torch.Tensor, message: str) -> None:

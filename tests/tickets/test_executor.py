@@ -110,7 +110,9 @@ def test_an_executor_that_gives_the_wrong_shape_is_named(
             return super().execute(bank, activation, ticket_ids)[:-1]
 
     bank.executor = Short()
-    with pytest.raises(BankError, match=r"executor 'short' gives outputs \[8, \d+\], not \[9, "):
+    with pytest.raises(
+        BankError, match=r"executor 'short' must give outputs \[9, \d+\], got \[8, "
+    ):
         bank.predict(images, ticket_ids=0)
 
 

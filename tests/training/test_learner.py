@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from rtl_continual.errors import DataError
+from rtl_continual.errors import DataError, PluginError
 from rtl_continual.streams import ArraySet
 from rtl_continual.tickets import TicketBank, TicketInfo
 from rtl_continual.training import TicketConfig, TicketLearner, TrunkCache
@@ -173,3 +175,23 @@ def test_only_norms_change_their_mode_and_it_is_put_back() -> None:
     assert not any(m.training for m in body)
     with batch_norm_mode(body, training=False):
         assert not any(m.training for m in body)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", float("nan"), 1.5, -0.1])
+def test_a_schedule_that_gives_no_sparsity_is_named(bank: TicketBank, value: Any) -> None:
+    learner = TicketLearner(bank, TicketConfig(), total_steps=5, seed=0)
+    learner.schedule = SimpleNamespace(name="mine", sparsity=lambda *_, **__: value)  # type: ignore[assignment]
+    with pytest.raises(
+        PluginError, match=r"schedule 'mine' .* in 0\.\.1, got .* after step 0 of 5"
+    ):
+        _ = learner.sparsity
+
+
+@pytest.mark.parametrize("value", [None, torch.zeros(3)])
+def test_a_task_whose_loss_is_no_number_is_named(
+    bank: TicketBank, make_data: MakeData, value: Any
+) -> None:
+    learner = TicketLearner(bank, TicketConfig(), total_steps=5, seed=0)
+    learner.task_loss = lambda outputs, targets: value
+    with pytest.raises(PluginError, match=r"Classification\.loss must give a tensor of one number"):
+        learner.loss(torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64))
