@@ -3,17 +3,20 @@
 Cases: a clean (one new domain an experience), b mixed (two or three domains an experience), c
 recurring (domains come back), d gradual (one domain fades into the next, in experiences and in
 mini-batches), e class mix (no shift, but only a few classes or a long tail), f outliers (a burst of
-broken images).
+broken images), m mixtures (every pair and every three of the domains in an experience of its own;
+b has those alone that follow each other).
 Only router features are needed, so no ticket is trained. The last line is one JSON object.
 Offline cases have class labels, as training has; streams of mini-batches have none.
 
 Usage: python benchmarks/discovery.py [--quick] [--streams digits,photos] [--seeds 0,1,2]
-       [--cases a,b,c,d,e,f] [--batches 100] [--cache DIR]
+       [--cases a,b,c,d,e,f,m] [--batches 100] [--cache DIR]
+       [--clusterer '{"max_class_valley": 0.1}']
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -156,6 +159,23 @@ def offline(parts: Sequence[Part], config: DiscoveryConfig) -> dict[str, Any]:
         "right": len(set(hidden.tolist())),
         "held_back": held,
         "unassigned": round(float((assigned < 0).mean()), 4),
+    }
+
+
+def mixtures(
+    train: Sequence[Part], count: int, config: DiscoveryConfig, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Every choice of ``count`` domains, shuffled together, seen by an empty bank."""
+    found = {
+        chosen: offline([join([train[i] for i in chosen], rng)], config)
+        for chosen in itertools.combinations(range(len(train)), count)
+    }
+    wrong = {"+".join(map(str, c)): r["tickets"] for c, r in found.items() if r["tickets"] != count}
+    return {
+        "mean_index": round(float(np.mean([r["adjusted_rand_index"] for r in found.values()])), 4),
+        "mixtures": len(found),
+        "right_number": len(found) - len(wrong),
+        "tickets_where_wrong": wrong,
     }
 
 
@@ -344,7 +364,8 @@ def measure(
     """The cases asked for on one stream with one seed; each draws from a generator of its own."""
     domains = load(name, seed, backbone, options.cache)
     train = [d["train"] for d in domains]
-    config, results = DiscoveryConfig(), {}
+    clusterer = {"name": "gaussian_mixture", **options.clusterer}
+    config, results = DiscoveryConfig.model_validate({"clusterer": clusterer}), {}
 
     def note(case: str, make: Callable[[np.random.Generator], dict[str, Any]]) -> None:
         if case[0] not in options.cases.split(","):
@@ -371,6 +392,8 @@ def measure(
     note("d_gradual", lambda rng: online(fading(domains, rng), one_ticket(domains[0]), config))
     note("d_abrupt", lambda rng: online(abrupt(domains, rng), one_ticket(domains[0]), config))
     note("e_class_mix", lambda rng: class_mix(domains, config, options.batches, rng))
+    note("m_pairs", lambda rng: mixtures(train, 2, config, rng))
+    note("m_threes", lambda rng: mixtures(train, 3, config, rng))
     note("f_outliers", lambda rng: outliers(domains, backbone, config, rng))
     return results
 
@@ -381,9 +404,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, fewer batches")
     parser.add_argument("--streams", default="digits,photos")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--cases", default="a,b,c,d,e,f")
+    parser.add_argument("--cases", default="a,b,c,d,e,f,m")
     parser.add_argument("--batches", type=int, default=100, help="of case e, for each domain")
     parser.add_argument("--cache", type=Path, help="folder in which router features are kept")
+    parser.add_argument("--clusterer", default={}, type=json.loads, help="its options, as JSON")
     options = parser.parse_args(arguments)
     if options.quick:
         options.seeds, options.batches = "0", 20
