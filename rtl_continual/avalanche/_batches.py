@@ -264,7 +264,7 @@ class ExperienceCache(TrunkCache):
         def check(batch: Any) -> None:
             check_batch(batch, bank, where)
 
-        self.backbone = bank.backbone
+        self.bank = bank
         self.data = _Fetched(loader, check)
         self.activations = None
         count = len(loader.dataset)  # type: ignore[arg-type]
@@ -272,7 +272,7 @@ class ExperienceCache(TrunkCache):
         with torch.no_grad():
             for batch in loader:
                 check(batch)
-                out = bank.backbone.run_trunk(batch[0].to(bank.backbone.mean.device))
+                out = bank.run_trunk(batch[0].to(bank.backbone.mean.device))
                 features.append(out.router_features)
                 targets.append(batch[1])
                 if keep:

@@ -63,7 +63,12 @@ class RecordedBackbone(Backbone):
     @torch.no_grad()
     def record(self, images: torch.Tensor) -> torch.Tensor:
         """Records ``[batch, values, 1, 1]`` of images that the original takes."""
-        activation, features = self.original.run_trunk(images.to(self.mean.device))
+        return self.as_records(self.original.run_trunk(images.to(self.mean.device)))
+
+    @staticmethod
+    def as_records(out: TrunkOutput) -> torch.Tensor:
+        """What the original's trunk gave, as records."""
+        activation, features = out
         if activation.ndim == 4:
             activation = activation.permute(0, 2, 3, 1)
         flat = torch.cat([activation.flatten(1), features], dim=1)

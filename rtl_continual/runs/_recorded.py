@@ -19,6 +19,7 @@ from rtl_continual.streams import (
     cache_folder,
     read_ahead,
 )
+from rtl_continual.tickets import run_trunk
 
 __all__ = ["RecordSet", "record_stream"]
 
@@ -45,8 +46,11 @@ class RecordSet(ImageSet):
         return FilledRows(path, (len(self), self._backbone.input_spec.channels), self._make)
 
     def _make(self, blocks: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        for images, _ in read_ahead(self._images, blocks):
-            yield self._backbone.record(images).flatten(1).cpu().numpy()
+        original = self._backbone.original
+        with torch.no_grad():
+            for images, _ in read_ahead(self._images, blocks):
+                out = run_trunk(original, images.to(original.mean.device))
+                yield self._backbone.as_records(out).flatten(1).cpu().numpy()
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         index = np.asarray(indices, dtype=np.int64)

@@ -14,6 +14,7 @@ from rtl_continual.backbones import Backbone, InputSpec
 from rtl_continual.errors import DataError, unknown_name
 from rtl_continual.store._image_files import ImageFiles
 from rtl_continual.streams import IMAGE_SUFFIXES, ImageSet
+from rtl_continual.tickets import run_trunk
 
 __all__ = ["NewData", "Seen", "look_at", "read_new_data"]
 
@@ -200,7 +201,7 @@ def look_at(backbone: Backbone, data: NewData, *, max_broken: float = 0.0) -> Se
             batch, _ = images.batch(rows)
         kept += rows
         pixels.update(batch.contiguous().numpy().tobytes())
-        parts.append(backbone.run_trunk(batch.to(backbone.mean.device)).router_features.cpu())
+        parts.append(run_trunk(backbone, batch.to(backbone.mean.device)).router_features.cpu())
     if len(broken) > max_broken * len(images):
         more = f", and {len(broken) - 5} more" if len(broken) > 5 else ""
         raise DataError(

@@ -16,6 +16,7 @@ from rtl_continual.tickets._executor import (
 from rtl_continual.tickets._lazy import LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._merged import MergedBody, merge_features
+from rtl_continual.tickets._packed import run_trunk
 from rtl_continual.tickets._predict import Prediction
 from rtl_continual.tickets._schedule import (
     BUILT_IN_SCHEDULES,
@@ -79,6 +80,7 @@ __all__ = [
     "magnitude_scores",
     "merge_features",
     "norm_state_names",
+    "run_trunk",
     "schedule_config_class",
     "schedule_names",
     "similarity_matrix",

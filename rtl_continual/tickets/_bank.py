@@ -18,7 +18,7 @@ from rtl_continual.tickets._folding import fold_norms
 from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._merged import MergedBody, MergedNetwork
-from rtl_continual.tickets._packed import KernelOrder, blank_image, run_trunk
+from rtl_continual.tickets._packed import KernelOrder, blank_image, pack_trunk, run_trunk
 from rtl_continual.tickets._predict import Prediction, predict
 from rtl_continual.tickets._similarity import similarity_matrix
 from rtl_continual.tickets._skeleton import Pool, Skeleton
@@ -197,12 +197,18 @@ class TicketBank:
         return self._cache.get(ticket_id, lambda: self._materialise(self[ticket_id]))
 
     def prepare(self, ticket_id: int) -> None:
-        """Have a ticket's weights at hand as predicting wants them, so that no request waits."""
+        """Have a ticket's weights at hand as predicting wants them, so that no request waits.
+
+        The trunk's, too, and the unmasked body's, if the ticket's head reads that.
+        """
         order = KernelOrder.of(self.backbone)
         if order is None:
             self.effective_parameters(ticket_id)
         else:
             self._packed_parameters(ticket_id, order)
+            if self.is_merged(self[ticket_id]):
+                self._packed_plain_body(order)
+        pack_trunk(self.backbone)
 
     @property
     def prepared(self) -> tuple[int, ...]:
@@ -278,11 +284,14 @@ class TicketBank:
         """The unmasked body's features; its weights, too, are packed once."""
         values: dict[str, torch.Tensor] = {}
         if order is not None:
-            with torch.inference_mode(False):
-                values = self._packed_body.get(0, lambda: order.pack({}))
+            values = self._packed_plain_body(order)
         with self._bodies.borrow() as body:
             features: torch.Tensor = body(values, activation)
         return features
+
+    def _packed_plain_body(self, order: KernelOrder) -> dict[str, torch.Tensor]:
+        with torch.inference_mode(False):
+            return self._packed_body.get(0, lambda: order.pack({}))
 
     def head_of(self, ticket: Ticket) -> nn.Module:
         """A ticket's head as a module of its own."""

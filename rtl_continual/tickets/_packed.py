@@ -20,7 +20,7 @@ from rtl_continual.tickets._folding import (
 )
 from rtl_continual.tickets._skeleton import Skeleton
 
-__all__ = ["KernelOrder", "blank_image", "run_trunk"]
+__all__ = ["KernelOrder", "blank_image", "pack_trunk", "run_trunk"]
 
 
 class _FoldedNorm(nn.BatchNorm2d):
@@ -253,13 +253,7 @@ def run_trunk(backbone: Backbone, images: torch.Tensor) -> TrunkOutput:
 
     Unlike tickets' weights, the trunk's never change, so one packed twin serves all threads.
     """
-    # A kind of backbone with a run of its own may do other things than run its trunk.
-    if backbone.mean.device.type != "cpu" or type(backbone).run_trunk is not Backbone.run_trunk:
-        return backbone.run_trunk(images)
-    if backbone not in _TRUNKS:
-        with torch.inference_mode(False), torch.no_grad():
-            _TRUNKS[backbone] = _pack_trunk(backbone)
-    found = _TRUNKS[backbone]
+    found = pack_trunk(backbone)
     if found is None:
         return backbone.run_trunk(images)
     backbone.check_images(images)
@@ -270,7 +264,18 @@ def run_trunk(backbone: Backbone, images: torch.Tensor) -> TrunkOutput:
     return backbone.read_trunk(twin if fits else backbone.trunk, x)
 
 
-def _pack_trunk(backbone: Backbone) -> tuple[KernelOrder, nn.Module] | None:
+def pack_trunk(backbone: Backbone) -> tuple[KernelOrder, nn.Module] | None:
+    """A trunk's order and its packed twin, made once; ``None`` where it cannot be packed."""
+    # A kind of backbone with a run of its own may do other things than run its trunk.
+    if backbone.mean.device.type != "cpu" or type(backbone).run_trunk is not Backbone.run_trunk:
+        return None
+    if backbone not in _TRUNKS:
+        with torch.inference_mode(False), torch.no_grad():
+            _TRUNKS[backbone] = _find_packed_trunk(backbone)
+    return _TRUNKS[backbone]
+
+
+def _find_packed_trunk(backbone: Backbone) -> tuple[KernelOrder, nn.Module] | None:
     image = blank_image(backbone)
     if image is None or not _can_pack() or not convolutions_of(backbone.trunk):
         return None

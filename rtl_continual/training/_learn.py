@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from rtl_continual.backbones import TrunkOutput
 from rtl_continual.errors import DataError
 from rtl_continual.routing import FeatureMixture, FlatRouter, GateLearner
 from rtl_continual.streams import ImageSet
@@ -65,7 +66,7 @@ class TrunkCache:
     def __init__(self, bank: TicketBank, data: ImageSet, budget: int) -> None:
         if len(data) == 0:
             raise DataError("cannot learn from an empty data set")
-        self.backbone = bank.backbone
+        self.bank = bank
         self.data = data
         self.targets = torch.as_tensor(data.targets)
         bank.task.check_targets(self.targets)
@@ -74,7 +75,7 @@ class TrunkCache:
         with torch.no_grad():
             for start in range(0, len(data), 256):
                 images, _ = data.batch(range(start, min(start + 256, len(data))))
-                out = self.backbone.run_trunk(images.to(self.backbone.mean.device))
+                out = self._run_trunk(images)
                 features.append(out.router_features)
                 per_image = out.activation[0].numel() * out.activation.element_size()
                 if per_image * len(data) <= budget:
@@ -91,8 +92,11 @@ class TrunkCache:
             return _rows_to_channels_last(self.activations[index]), features, targets
         with torch.no_grad():
             images, _ = self.data.batch(index.tolist())
-            activation = self.backbone.run_trunk(images.to(self.backbone.mean.device)).activation
+            activation = self._run_trunk(images).activation
         return _rows_to_channels_last(_channels_last_rows(activation)), features, targets
+
+    def _run_trunk(self, images: torch.Tensor) -> TrunkOutput:
+        return self.bank.run_trunk(images.to(self.bank.backbone.mean.device))
 
 
 class CacheRows:

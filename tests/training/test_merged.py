@@ -16,7 +16,7 @@ from rtl_continual.routing import FlatRouter
 from rtl_continual.store import load_bank, save_bank
 from rtl_continual.streams import ArraySet
 from rtl_continual.tasks import Classification
-from rtl_continual.tickets import TicketBank, TicketInfo, merge_features
+from rtl_continual.tickets import TicketBank, TicketInfo, _packed, merge_features
 from rtl_continual.training import TicketConfig, commit_ticket, learn_ticket
 
 MakeData = Callable[..., ArraySet]
@@ -98,7 +98,10 @@ def test_packed_weights_give_the_same_answers(backbone: Backbone, make_data: Mak
     ticket, learner = learn_ticket(bank, make_data(0), CONFIG, info=TicketInfo("a"), seed=0)
     commit_ticket(bank, ticket, learner)
     images = make_data(0, count=4).images
+    _packed._TRUNKS.pop(backbone, None)
     bank.prepare(0)
+    assert backbone in _packed._TRUNKS
+    assert len(list(bank._packed_body)) == 1, "nothing is left to pack when a request comes"
     with torch.inference_mode():
         outputs = bank.predict(images, ticket_ids=0).outputs
     torch.testing.assert_close(outputs, expected(bank, images), atol=1e-4, rtol=1e-4)

@@ -11,6 +11,7 @@ import torch
 
 from rtl_continual.backbones import Backbone
 from rtl_continual.streams import ImageSet, read_ahead
+from rtl_continual.tickets import run_trunk
 
 __all__ = ["FrozenFeatures", "frozen_features"]
 
@@ -53,7 +54,7 @@ def frozen_features(
     parts, read = [], []
     rows = [np.arange(first, min(first + 256, len(images))) for first in range(0, len(images), 256)]
     for batch, _ in read_ahead(images, rows):
-        out = backbone.run_trunk(batch.to(backbone.mean.device))
+        out = run_trunk(backbone, batch.to(backbone.mean.device))
         parts.append(backbone.body(out.activation))
         read.append(out.router_features)
     final, statistics = torch.cat(parts), torch.cat(read)
