@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from rtl_continual.errors import BankError
-from rtl_continual.store._storage import check_name
+from rtl_continual.store._storage import check_name, too_long
 
 __all__ = ["RemoteStorage"]
 
@@ -63,7 +63,7 @@ class RemoteStorage:
         with self._explained("read", name):
             size = int(self._system.size(path) or 0)
             if size > limit:
-                raise BankError(f"'{self}/{name}' has {size} bytes, at most {limit} expected")
+                raise BankError(too_long(f"{self}/{name}", size, limit))
             return bytes(self._system.cat_file(path))
 
     def list(self, folder: str) -> list[str]:

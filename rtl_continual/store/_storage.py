@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from rtl_continual.errors import BankError
 
-__all__ = ["LocalStorage", "Storage", "check_name", "open_storage"]
+__all__ = ["LocalStorage", "Storage", "check_name", "open_storage", "too_long"]
 
 _NAME = re.compile(r"[a-z]+(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
@@ -63,16 +63,28 @@ class Storage(Protocol):
 
 
 def open_storage(path: str | Path) -> Storage:
-    """The storage for a folder, or for an address such as ``s3://bucket/folder``."""
+    """The storage for a folder, or for an address such as ``s3://bucket/folder``.
+
+    Raises:
+        BankError: if it is a file.
+    """
     text = str(path)
     kind, separator, rest = text.partition("://")
-    if not separator:
-        return LocalStorage(Path(text))
-    if kind in ("file", "local"):
-        return LocalStorage(Path(rest))
+    if not separator or kind in ("file", "local"):
+        root = Path(rest if separator else text)
+        if root.is_file():
+            raise BankError(f"'{root}' is a file; a bank is a folder")
+        return LocalStorage(root)
     from rtl_continual.store._remote import RemoteStorage
 
     return RemoteStorage(text)
+
+
+def too_long(file: object, size: int, limit: int) -> str:
+    """Says that a file has more bytes than it may have."""
+    return (
+        f"'{file}' is damaged, or no file of a bank: it has {size} bytes, at most {limit} expected"
+    )
 
 
 class LocalStorage:
@@ -134,7 +146,7 @@ class LocalStorage:
             if not stat.S_ISREG(status.st_mode):
                 raise BankError(f"'{path}' is no plain file")
             if status.st_size > limit:
-                raise BankError(f"'{path}' has {status.st_size} bytes, at most {limit} expected")
+                raise BankError(too_long(path, status.st_size, limit))
             return file.read(limit + 1)
 
     def list(self, folder: str) -> list[str]:

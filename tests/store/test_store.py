@@ -299,6 +299,15 @@ def test_what_is_not_there(store: BankStore, arguments: dict[str, object], messa
         load_bank(store.storage.root, **arguments)
 
 
+def test_a_file_is_no_bank(tmp_path: Path, bank: TicketBank) -> None:
+    path = tmp_path / "bank.zip"
+    path.write_bytes(b"PK")
+    for act in (BankStore.open, load_bank, lambda path: save_bank(bank, path)):
+        with pytest.raises(BankError, match=r"bank.zip' is a file; a bank is a folder"):
+            act(path)
+    assert path.read_bytes() == b"PK"
+
+
 def test_no_bank_at_all(tmp_path: Path, store: BankStore, bank: TicketBank) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(BankError, match="there is no bank in"):
