@@ -476,7 +476,7 @@ def export(
     """Write one ticket for use without this program: weights or a torch.export program."""
     from rtl_continual.export import export_ticket, exporter_config_class, exporter_for
     from rtl_continual.plugins import load_plugins
-    from rtl_continual.runs import load_options
+    from rtl_continual.problems import load_options
     from rtl_continual.store import load_bank
 
     load_plugins(plugins or [])

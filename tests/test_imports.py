@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "avalanche": BELOW_TRAINING | {"training", "discovery", "store", "plugins", "runs"},
 }
 TOP = {"__init__", "__main__", "cli", "plugins_cli"}
-EVERYWHERE = {"errors", "lazy", "registry", "threads"}
+EVERYWHERE = {"documents", "errors", "lazy", "problems", "registry", "threads"}
 
 
 def modules() -> list[Path]:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rtl_continual.runs._runner import run_scenario
     from rtl_continual.runs._scenario import (
         Scenario,
-        load_options,
         load_scenario,
         load_stream_config,
     )
@@ -45,7 +44,6 @@ __all__ = [
     "count_floats",
     "dense_optimizer",
     "ignore_known_warnings",
-    "load_options",
     "load_scenario",
     "load_stream_config",
     "make_progress",
@@ -74,7 +72,6 @@ __getattr__, __dir__ = lazy_exports(
         "count_floats": "methods._dense",
         "dense_optimizer": "methods._dense",
         "ignore_known_warnings": "_environment",
-        "load_options": "_scenario",
         "load_scenario": "_scenario",
         "load_stream_config": "_scenario",
         "make_progress": "_progress",

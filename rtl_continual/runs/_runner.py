@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 
 from rtl_continual.errors import RTLError
 from rtl_continual.plugins import get_manager
+from rtl_continual.problems import shown
 from rtl_continual.runs._files import EventLog, read_json, write_json, write_text
-from rtl_continual.runs._problems import shown
 from rtl_continual.runs._progress import RunProgress
 from rtl_continual.runs._results import assemble
 from rtl_continual.runs._scenario import Scenario

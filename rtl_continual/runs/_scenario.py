@@ -16,12 +16,12 @@ from rtl_continual.backbones import (
     check_stages,
 )
 from rtl_continual.discovery import DiscoveryConfig
+from rtl_continual.documents import Document, KeyPath, dump_yaml, read_document
 from rtl_continual.errors import ConfigError, PluginError, RTLError, unknown_name
 from rtl_continual.plugins import load_plugins
+from rtl_continual.problems import check_section, load_options, shown
 from rtl_continual.routing import router_config_class, router_names
 from rtl_continual.runs._method import MethodConfig
-from rtl_continual.runs._problems import check_section, shown
-from rtl_continual.runs._yaml import Document, KeyPath, dump_yaml, read_document
 from rtl_continual.runs.methods import METHODS, method_class
 from rtl_continual.streams import stream_config_class, stream_names
 from rtl_continual.tasks import ClassificationConfig, TaskSection
@@ -203,27 +203,6 @@ def load_stream_config(name: str, overrides: Sequence[str] = ()) -> BaseModel:
         RTLError: if there is no such stream, or with every problem of the overrides.
     """
     return load_options("stream", stream_config_class(name), overrides)
-
-
-def load_options(kind: str, model: type[BaseModel], overrides: Sequence[str] = ()) -> BaseModel:
-    """Options from the command line alone.
-
-    Args:
-        kind: what they are options of, for messages.
-        model: the options; its ``name`` has a default.
-        overrides: ``key=value`` each.
-
-    Raises:
-        ConfigError: with every problem of the overrides.
-    """
-    name = model.model_fields["name"].default
-    document = Document({"name": name}, {(): f"{kind} {name}"})
-    for assignment in overrides:
-        document.set(assignment)
-    config, problems = check_section(model, document.values, (), document)
-    if config is None:
-        raise ConfigError(problems)
-    return config
 
 
 def _missing_file(path: Path) -> str:

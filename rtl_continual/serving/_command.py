@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -37,7 +37,10 @@ def serve_command(
     ] = None,
 ) -> None:
     """Serve a bank over HTTP: predict, health, version, metrics, reload."""
-    config = _config(overrides or [])
+    from rtl_continual.problems import load_options
+    from rtl_continual.serving._config import ServeConfig
+
+    config = load_options("serve", ServeConfig, overrides or [])
     try:
         import uvicorn
 
@@ -74,19 +77,6 @@ def serve_command(
         typer.echo("stopped")
     finally:
         service.close()
-
-
-def _config(overrides: list[str]) -> Any:
-    from pydantic import ValidationError
-
-    from rtl_continual.serving._config import ServeConfig
-
-    values = dict(change.partition("=")[::2] for change in overrides)
-    try:
-        return ServeConfig.model_validate(values)
-    except ValidationError as error:
-        lines = [f"--set: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise RTLError("\n".join(lines)) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:

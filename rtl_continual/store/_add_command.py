@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtl_continual.errors import ConfigError
 from rtl_continual.threads import use_threads
 
 if TYPE_CHECKING:
-    from rtl_continual.store._add_config import AddConfig
     from rtl_continual.store._addition import Addition, Candidate
 
 __all__ = ["Plugins", "add", "printable"]
@@ -53,6 +51,8 @@ def add(
 ) -> None:
     """Learn from new data; exit 4 if they need no ticket, or none that was learned is worth it."""
     from rtl_continual.plugins import load_plugins
+    from rtl_continual.problems import load_options
+    from rtl_continual.store._add_config import AddConfig
     from rtl_continual.store._open import load_bank
 
     load_plugins(plugins or [])
@@ -62,7 +62,7 @@ def add(
         data,
         labels=labels,
         name=name,
-        config=_config(overrides or []),
+        config=load_options("bank add", AddConfig, overrides or []),
         tag=tag,
         message=message,
         dry_run=dry_run,
@@ -85,38 +85,6 @@ def printable(text: str) -> str:
 
 def _show(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)  # noqa: T201 - progress, on a terminal alone
-
-
-def _config(overrides: list[str]) -> AddConfig:
-    """The options with changes such as ``tickets.epochs=5``; all problems at once."""
-    import yaml
-    from pydantic import ValidationError
-
-    from rtl_continual.store._add_config import AddConfig
-
-    values: dict[str, Any] = {}
-    for change in overrides:
-        key, found, text = change.partition("=")
-        if not (key and found):
-            raise ConfigError([f"--set: expected KEY=VALUE, got '{change}'"])
-        place = values
-        *path, last = key.split(".")
-        for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise ConfigError([f"--set: {key}: '{part}' is a value already"])
-        try:
-            place[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError([f"--set: {key}: {error}"]) from error
-    try:
-        return AddConfig.model_validate(values)
-    except ValidationError as error:
-        problems = [
-            f"--set: {'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
-            for e in error.errors()
-        ]
-        raise ConfigError(problems) from error
 
 
 def _lines(found: Addition) -> list[str]:

@@ -464,6 +464,14 @@ def test_a_bank_without_router_is_refused(small: Backbone, tmp_path: Path) -> No
 Prepare = Callable[[Path], list[str]]
 
 
+def with_setting(setting: str) -> Prepare:
+    def prepare(root: Path) -> list[str]:
+        with_folders("left")(root)
+        return ["--set", setting]
+
+    return prepare
+
+
 def with_folders(*names: str) -> Prepare:
     def prepare(root: Path) -> list[str]:
         for name in names:
@@ -497,9 +505,9 @@ def with_list(text: str) -> Prepare:
         (with_list("/etc/passwd left\n"), r"list.txt:1: the path must lie below"),
         (with_list("a.png 3\n"), "unknown class '3'"),
         (with_list("a.png\n"), "list.txt:1: must be a path, a blank and a class"),
-        (lambda root: (with_folders("left")(root), ["--set", "margin=2"])[1], "--set: margin: "),
-        (lambda root: (with_folders("left")(root), ["--set", "x.y=2"])[1], "--set: x: Extra"),
-        (lambda root: (with_folders("left")(root), ["--set", "margin"])[1], "expected KEY=VALUE"),
+        (with_setting("margin=2"), "--set margin: must be"),
+        (with_setting("x.y=2"), "--set x.y: x: unknown key. Available: discovery,"),
+        (with_setting("margin"), "--set margin: must be key.path=value"),
     ],
 )
 def test_mistakes_are_told(folder: Path, tmp_path: Path, prepare: Prepare, message: str) -> None:

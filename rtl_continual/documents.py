@@ -21,6 +21,8 @@ from rtl_continual.errors import ConfigError
 __all__ = ["Document", "KeyPath", "dotted", "dump_yaml", "parse_value", "read_document"]
 
 KeyPath = tuple[str | int, ...]
+"""Where a value stands: keys of sections and places in lists."""
+
 
 MAX_BYTES = 1_000_000
 """A scenario is a few kilobytes; what is larger was given by mistake."""

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rtl_continual.documents import Document, dump_yaml, parse_value, read_document
 from rtl_continual.errors import ConfigError
-from rtl_continual.runs._yaml import Document, dump_yaml, parse_value, read_document
 
 
 def read(tmp_path: Path, text: str | bytes) -> Document:

@@ -1,18 +1,19 @@
-"""Checks a section against its pydantic model and words every problem for people."""
+"""Checks options against their pydantic model and words every problem for people."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from rtl_continual.documents import Document, KeyPath
+from rtl_continual.errors import ConfigError
 from rtl_continual.registry import NamedSection
-from rtl_continual.runs._yaml import Document, KeyPath
 
-__all__ = ["check_section", "shown", "unknown_key"]
+__all__ = ["check_section", "load_options", "shown", "unknown_key"]
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -53,6 +54,31 @@ def unknown_key(key: str, available: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
     return f"unknown key{hint} Available: {', '.join(names) or 'none'}"
+
+
+def load_options(kind: str, model: type[ModelT], overrides: Sequence[str] = ()) -> ModelT:
+    """Options from the command line alone.
+
+    Args:
+        kind: what they are options of, for messages.
+        model: the options.
+        overrides: ``key.path=value`` each, as ``--set`` takes them.
+
+    Raises:
+        ConfigError: with every problem of the overrides.
+    """
+    document = Document({}, {(): kind})
+    if name := model.model_fields.get("name"):
+        document = Document({"name": name.default}, {(): f"{kind} {name.default}"})
+    for assignment in overrides:
+        try:
+            document.set(assignment)
+        except ConfigError as error:
+            document.problems += error.problems
+    options, problems = check_section(model, document.values, (), document)
+    if options is None or document.problems:
+        raise ConfigError([*document.problems, *problems])
+    return options
 
 
 def check_section(
