@@ -80,6 +80,11 @@ class _Readers(TorchDispatchMode):
         self.counts: Counter[int] = Counter()
         self._alive: list[torch.Tensor] = []  # so that no id is given twice
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Torch would import its compiler, a second of work, to keep that out of here.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

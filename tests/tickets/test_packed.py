@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import subprocess
+import sys
 import weakref
 from typing import Any
 
@@ -303,3 +305,21 @@ def test_what_a_tap_reads_is_not_folded_away() -> None:
             got, wanted = run_trunk(tapped, images), tapped.run_trunk(images)
         torch.testing.assert_close(got.router_features, wanted.router_features)
         torch.testing.assert_close(got.activation, wanted.activation)
+
+
+def test_a_first_prediction_does_not_load_torchs_compiler() -> None:
+    program = """
+import sys
+import torch
+from rtl_continual.backbones import build_backbone
+from rtl_continual.tickets._packed import KernelOrder, run_trunk
+backbone = build_backbone("glyphnet", weights="random:0", width=4)
+with torch.inference_mode():
+    run_trunk(backbone, torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    assert KernelOrder.of(backbone)._norms
+assert "torch._dynamo" not in sys.modules, "a second of imports"
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
