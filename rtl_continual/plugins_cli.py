@@ -96,22 +96,25 @@ def plugins_check(
 
     use_threads(1)
     subjects = subjects_of(load_plugins(plugins or []), name)
-    rows = [
-        {
-            "kind": subject.kind,
-            "name": subject.name,
-            "property": outcome.name,
-            "problem": outcome.problem or None,
-            "skipped": outcome.skipped or None,
-        }
-        for subject in subjects
-        for outcome in check_plugin(subject)
-    ]
+    rows = []
+    for subject in subjects:
+        found = [
+            {
+                "kind": subject.kind,
+                "name": subject.name,
+                "property": outcome.name,
+                "problem": outcome.problem or None,
+                "skipped": outcome.skipped or None,
+            }
+            for outcome in check_plugin(subject)
+        ]
+        if not as_json:
+            _print_outcomes(found)
+        rows += found
     failed = [row for row in rows if row["problem"]]
     if as_json:
         _print_json({"checked": rows, "failed": len(failed)})
     else:
-        _print_outcomes(rows)
         skipped = sum(bool(row["skipped"]) for row in rows)
         passed = len(rows) - len(failed) - skipped
         typer.echo(f"{passed} hold, {len(failed)} fail, {skipped} skipped")
