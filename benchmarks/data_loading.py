@@ -113,7 +113,7 @@ def measure_decoding(report: Report, workers: int) -> None:
         for row, (theirs, mine) in rows.items():
             assert theirs() == mine() == len(ours)
             report.compare(
-                f"{row}/{len(ours)}_images/workers{workers}",
+                f"{row}/{len(ours)}_images/{workers}_workers",
                 {"torchvision": theirs, "ours": mine},
                 "torchvision",
                 at_most={"ours": 1.0},
