@@ -67,9 +67,9 @@ def load_options(kind: str, model: type[ModelT], overrides: Sequence[str] = ()) 
     Raises:
         ConfigError: with every problem of the overrides.
     """
-    document = Document({}, {(): kind})
-    if name := model.model_fields.get("name"):
-        document = Document({"name": name.default}, {(): f"{kind} {name.default}"})
+    name = model.model_fields.get("name")
+    values = {} if name is None else {"name": name.default}
+    document = Document(values, {(): " ".join([kind, *values.values()])})
     for assignment in overrides:
         try:
             document.set(assignment)

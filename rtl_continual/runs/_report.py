@@ -57,7 +57,10 @@ def write_report(folder: str | Path) -> Path:
         page = render(results, events)
     except (LookupError, TypeError, ValueError, AttributeError, UndefinedError) as error:
         problem = f"{type(error).__name__}: {error}"
-        raise RTLError(f"{source}: is damaged ({problem}); delete it and run again") from error
+        raise RTLError(
+            f"{source}: cannot be shown ({problem}): it is damaged, or a method's entry lacks "
+            "something; rtl run with --out and --resume writes it anew from units/"
+        ) from error
     path = folder / "report.html"
     write_text(path, page)
     return path

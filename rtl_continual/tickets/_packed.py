@@ -165,8 +165,8 @@ class KernelOrder:
 
     @classmethod
     def _find(cls, backbone: Backbone) -> KernelOrder | None:
-        image = blank_image(backbone)
-        if image is None or not _can_pack() or not convolutions_of(backbone.body):
+        image = _image_to_pack_for(backbone, backbone.body)
+        if image is None:
             return None
         with torch.inference_mode(False), torch.no_grad():
             return cls(backbone.body, backbone.run_trunk(image).activation)
@@ -276,8 +276,8 @@ def pack_trunk(backbone: Backbone) -> tuple[KernelOrder, nn.Module] | None:
 
 
 def _find_packed_trunk(backbone: Backbone) -> tuple[KernelOrder, nn.Module] | None:
-    image = blank_image(backbone)
-    if image is None or not _can_pack() or not convolutions_of(backbone.trunk):
+    image = _image_to_pack_for(backbone, backbone.trunk)
+    if image is None:
         return None
     order = KernelOrder(backbone.trunk, backbone.normalise(image), backbone.read_trunk)
     return order, order.packed_twin(backbone.trunk)
@@ -291,12 +291,13 @@ def blank_image(backbone: Backbone) -> torch.Tensor | None:
     return torch.zeros(1, channels, *size, dtype=torch.uint8, device=backbone.mean.device)
 
 
-def _can_pack() -> bool:
-    """Whether torch has what packing needs."""
-    return torch.backends.mkldnn.is_available() and all(
+def _image_to_pack_for(backbone: Backbone, part: nn.Module) -> torch.Tensor | None:
+    """One image, if a part has convolutions to pack, all images have one size, and torch can."""
+    able = torch.backends.mkldnn.is_available() and all(
         hasattr(torch.ops.mkldnn, name)
         for name in ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight")
     )
+    return blank_image(backbone) if able and convolutions_of(part) else None
 
 
 def _unless_packed(conv: _PackedConv2d, forward: Any) -> Any:

@@ -108,7 +108,7 @@ def test_a_method_without_its_numbers_is_no_traceback(
     else:
         method[key] = value
     write_json(folder / "results.json", results)
-    with pytest.raises(RTLError, match=rf"results.json: is damaged \(.*{message}"):
+    with pytest.raises(RTLError, match=rf"results.json: cannot be shown \(.*{message}"):
         write_report(folder)
     assert not (folder / "report.html").exists()
 
