@@ -45,6 +45,7 @@ GRIDS = {
     "resnet18": "1x1,1x8,1x64,6x8,6x64,6x256,24x64,100x64",
     "resnet50": "1x1,1x64,6x64,6x256,24x64,100x64",
     "mobilenet_v2": "1x1,1x64,6x64,6x256,24x64,100x64",
+    "efficientnet_lite0": "1x1,1x64,6x64,6x256,24x64",
     "vit_b_16": "1x1,1x8,6x8",
 }
 """TICKETSxBATCH of a full run on a processor; what takes hours there is left out."""

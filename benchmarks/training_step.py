@@ -77,11 +77,11 @@ def measure_model(report: Report, name: str, batch: int) -> None:
     targets = torch.randint(CLASSES, (batch,), device=device)
     learner = TicketLearner(bank, config, total_steps=10**6, seed=0)
     with torch.no_grad():
-        kept = backbone.run_trunk(images).activation
+        kept = bank.run_trunk(images).activation
 
     def trunk() -> torch.Tensor:
         with torch.no_grad():
-            return backbone.run_trunk(images).activation
+            return bank.run_trunk(images).activation
 
     def ticket() -> None:
         learner.step(trunk(), targets)
@@ -131,7 +131,7 @@ def measure_strategy(report: Report) -> None:
 
     def bare_step(learner: TicketLearner, x: torch.Tensor, y: torch.Tensor) -> None:
         with torch.no_grad():
-            activation = backbone.run_trunk(x).activation
+            activation = learner.bank.run_trunk(x).activation
         learner.step(activation, y)
 
     def bare() -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["HeadAttention"]
+__all__ = ["HeadAttention", "attend"]
 
 
 class HeadAttention(nn.Module):
@@ -62,9 +64,26 @@ class HeadAttention(nn.Module):
         """
         turned = not self.batch_first and query.ndim == 3
         x = query.transpose(0, 1) if turned else query
-        # [batch, tokens, 3, heads, features] to three of [batch, heads, tokens, features].
-        parts = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        parts = parts.unflatten(-1, (3, self.num_heads, -1)).transpose(-4, -2)
-        heads = F.scaled_dot_product_attention(*parts.unbind(-3))
-        out = self.out_proj(heads.transpose(-3, -2).flatten(-2))
+        out = attend(self, x, self.num_heads)
         return (out.transpose(0, 1) if turned else out), None
+
+
+def attend(
+    attention: HeadAttention | nn.MultiheadAttention,
+    x: torch.Tensor,
+    heads: int,
+    linear: Callable[..., torch.Tensor] = F.linear,
+) -> torch.Tensor:
+    """Self-attention of ``x``, ``[..., tokens, features]``, without masks.
+
+    Args:
+        attention: its parameters are used.
+        x: queries, keys and values.
+        heads: how many.
+        linear: ``x``, weight and bias to what ``F.linear`` gives.
+    """
+    # [batch, tokens, 3, heads, features] to three of [batch, heads, tokens, features].
+    parts = linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    parts = parts.unflatten(-1, (3, heads, -1)).transpose(-4, -2)
+    joined = F.scaled_dot_product_attention(*parts.unbind(-3)).transpose(-3, -2).flatten(-2)
+    return linear(joined, attention.out_proj.weight, attention.out_proj.bias)

@@ -1,4 +1,4 @@
-"""What follows a convolution and can be done by it: seen in one watched run of a twin."""
+"""What follows a layer and can be done by it: seen in one watched run of a twin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from torch.utils._pytree import tree_leaves
 from rtl_continual.backbones import DepthwiseConv2d
 from rtl_continual.tickets._skeleton import Skeleton
 
-__all__ = ["Bounds", "Run", "bounds_of", "convolutions_of", "find_followers", "fold_norms"]
+__all__ = [
+    "Bounds",
+    "Run",
+    "bounds_of",
+    "convolutions_of",
+    "find_followers",
+    "fold_norms",
+    "products_of",
+]
 
 Bounds = tuple[float, float | None]
 """The least and the greatest value an activation gives."""
@@ -48,6 +56,30 @@ def convolutions_of(body: nn.Module) -> dict[str, Any]:
     }
 
 
+def products_of(body: nn.Module) -> dict[str, Any]:
+    """Linear layers and attention whose weights are theirs alone, by name."""
+    owners = _owners(body)
+    return {
+        name: module
+        for name, module in body.named_modules()
+        if (type(module) is nn.Linear or _has_one_projection(module))
+        and all(
+            owners[id(weight)] == 1 and weight.dtype == torch.float32
+            for weight in module.parameters()
+        )
+    }
+
+
+def _has_one_projection(module: nn.Module) -> bool:
+    """Whether this is attention that projects queries, keys and values at once."""
+    return (
+        type(module) is nn.MultiheadAttention
+        and module.in_proj_weight is not None
+        and module.bias_k is None
+        and not module.add_zero_attn
+    )
+
+
 def _owners(body: nn.Module) -> Counter[int]:
     """How many places of a body hold each parameter, by its id."""
     return Counter(id(p) for _, p in body.named_parameters(remove_duplicate=False))
@@ -62,11 +94,20 @@ class _Seen:
     earlier: list[int] = field(default_factory=list)
     """How many operations had read each input before."""
 
+    plain: bool = True
+    """Whether it was given one tensor alone; attention, that tensor three times."""
+
     def watch(self, forward: Any, readers: _Readers) -> Any:
-        def run(x: torch.Tensor) -> torch.Tensor:
+        def run(x: torch.Tensor, *more: Any, **options: Any) -> Any:
             self.earlier.append(readers.counts[id(x)])
             self.inputs.append(x)
-            self.outputs.append(forward(x))
+            self.outputs.append(forward(x, *more, **options))
+            if more or options:
+                alone = len(more) == 2 and all(one is x for one in more)
+                # The weights of attention are given unless they are refused.
+                refused = options.get("need_weights") is False
+                off = all(option is None or option is False for option in options.values())
+                self.plain &= alone and refused and off
             return self.outputs[-1]
 
         return run
@@ -96,12 +137,12 @@ class _Readers(TorchDispatchMode):
 
 @torch.no_grad()
 def find_followers(
-    body: nn.Module, convolutions: Mapping[str, Any], activation: torch.Tensor, run: Run
+    body: nn.Module, layers: Mapping[str, Any], activation: torch.Tensor, run: Run
 ) -> tuple[dict[str, list[int]], dict[str, tuple[str, nn.BatchNorm2d]], dict[str, str]]:
-    """What convolutions are given, and the modules after them that can be folded into them.
+    """What layers are given, and the modules after them that can be folded into them.
 
     Returns:
-        By a convolution's name: the size of its input (of those that see one size alone); the
+        By a layer's name: the size of its input (of those that see one size alone); the
         name and module of the batch norm that reads its output, if nothing else does; the name of
         the activation that alone reads the output of both.
     """
@@ -114,7 +155,7 @@ def find_followers(
             norms[name] = body.get_submodule(name)  # type: ignore[assignment]
         elif bounds_of(module) is not None:
             activations[name] = bool(module.inplace)
-        elif name not in convolutions:
+        elif name not in layers:
             continue
         seen[name] = _Seen()
         module.forward = seen[name].watch(module.forward, readers)
@@ -126,9 +167,9 @@ def find_followers(
     sizes: dict[str, list[int]] = {}
     pairs: dict[str, tuple[str, nn.BatchNorm2d]] = {}
     followers: dict[str, str] = {}
-    for name in convolutions:
+    for name in layers:
         shapes = {tuple(x.shape) for x in seen[name].inputs}
-        if len(shapes) != 1:
+        if len(shapes) != 1 or not seen[name].plain:
             continue
         sizes[name] = list(*shapes)
         if name not in once:

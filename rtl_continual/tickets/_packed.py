@@ -1,7 +1,8 @@
-"""Convolution weights as a processor's kernel wants them: in its order, what follows folded in."""
+"""Weights as a processor's kernel wants them: in its order, what follows folded in."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,12 +12,14 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from rtl_continual.backbones import Backbone, TrunkOutput
+from rtl_continual.tickets._attention import attend
 from rtl_continual.tickets._folding import (
     Bounds,
     Run,
     bounds_of,
     convolutions_of,
     find_followers,
+    products_of,
 )
 from rtl_continual.tickets._skeleton import Skeleton
 
@@ -56,7 +59,7 @@ class _PackedConv2d(nn.Conv2d):
             return super()._conv_forward(x, weight, bias)
         if self.norm is not None:
             bias = self.norm.bias
-        if not weight.is_mkldnn:
+        if self.kernel_size == (1, 1) and weight.ndim == 2:
             return self._pointwise(x, weight, bias)
         if weight.ndim == 2:
             return self._product(x, weight, bias)
@@ -70,11 +73,14 @@ class _PackedConv2d(nn.Conv2d):
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
         """The convolution of a 1 x 1 kernel, given as a matrix ``[out, in]``."""
-        if x.numel() <= _ROWS * x.shape[1]:
-            out = nn.functional.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+        down, right = self.stride
+        places = x.permute(0, 2, 3, 1)[:, ::down, ::right]
+        if weight.is_mkldnn or places.numel() * len(weight) > _PRODUCTS:
+            out = _matrix_product(places, weight, bias, self.bounds)
         else:
-            out = nn.functional.conv2d(x, weight[:, :, None, None], bias)
-        return out if self.bounds is None else out.clamp_(*self.bounds)
+            out = nn.functional.linear(places, weight, bias)
+            out = out if self.bounds is None else out.clamp_(*self.bounds)
+        return out.permute(0, 3, 1, 2)
 
     def _product(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
@@ -84,11 +90,52 @@ class _PackedConv2d(nn.Conv2d):
         (top, left), (down, right) = self.padding, self.stride
         padded = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
         windows = padded.unfold(1, self.kernel_size[0], down).unfold(2, self.kernel_size[1], right)
-        rows = windows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows, weight, bias, *_attribute(self.bounds), ""
-        )
-        return out.view(*windows.shape[:3], -1).permute(0, 3, 1, 2)
+        places = windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
+        return _matrix_product(places, weight, bias, self.bounds).permute(0, 3, 1, 2)
+
+
+class _PackedLinear(nn.Linear):
+    """A linear layer whose weight may be a packed one."""
+
+    bounds: Bounds | None
+    """As a convolution's."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether the weight in place is a packed one."""
+        return self.weight.is_mkldnn
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.packed:
+            return super().forward(x)
+        return _matrix_product(x, self.weight, self.bias, self.bounds)
+
+
+class _PackedAttention(nn.MultiheadAttention):
+    """Attention whose weights may be packed ones; then only of one tensor with itself."""
+
+    def forward(
+        self, query: torch.Tensor, *others: Any, **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if not self.in_proj_weight.is_mkldnn:
+            return super().forward(query, *others, **options)
+        turned = not self.batch_first and query.ndim == 3
+        x = query.transpose(0, 1) if turned else query
+        out = attend(self, x, self.num_heads, _matrix_product)
+        return (out.transpose(0, 1) if turned else out), None
+
+
+def _matrix_product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    bounds: Bounds | None = None,
+) -> torch.Tensor:
+    """``[..., out]`` of ``[..., in]``, clamped."""
+    out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+        x.reshape(-1, x.shape[-1]), weight, bias, *_attribute(bounds), ""
+    )
+    return out.view(*x.shape[:-1], -1)
 
 
 def _attribute(bounds: Bounds | None) -> tuple[str, list[float]]:
@@ -104,21 +151,22 @@ _PLACES, _CHANNELS = 16, 256
 inputs at least so many channels. For 512 channels oneDNN's convolution takes 2.4 times as long as
 the product on 2 x 2 places and 1.2 times on 4 x 4; for 96 channels it is as fast."""
 
-_ROWS, _WEIGHTS = 1024, 2**19
-"""Convolutions of 1 x 1 kernels with fewer weights than this become plain matrix products where
-they meet at most so many places of all images together. Setting up one of oneDNN's kernels takes
-as long as the whole product of a small layer on a single image."""
+_PRODUCTS = 2**19
+"""Matrix products of fewer multiplications are left to torch: setting up oneDNN's takes longer than
+the work. From there on a convolution of a 1 x 1 kernel is faster as oneDNN's product than as its
+convolution, and the product takes .4 to 1 of the time of torch's, by the processor's maker."""
 
 _BODIES: WeakKeyDictionary[Backbone, KernelOrder | None] = WeakKeyDictionary()
 _TRUNKS: WeakKeyDictionary[Backbone, tuple[KernelOrder, nn.Module] | None] = WeakKeyDictionary()
 
 
 class KernelOrder:
-    """Packs the convolution weights of a body for activations of one size.
+    """Packs the weights of a body for activations of one size.
 
     A convolution on a processor first puts its weights into the order of its kernel, at each call
     anew. For a few images that takes as long as a third of the work. Packed once, they are ready.
-    Where many channels meet few places, weights are packed for a matrix product instead.
+    Where many channels meet few places, weights are packed for a matrix product instead; so are
+    those of 1 x 1 kernels, of linear layers, and of attention of a tensor with itself.
     A batch norm that alone reads a convolution is folded into it (Jacob et al., 2018,
     "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
     section 3.2): one pass over the activations less. So is a ReLU or ReLU6 (any ``Hardtanh``), a
@@ -145,16 +193,17 @@ class KernelOrder:
         self, body: nn.Module, activation: torch.Tensor, run: Run = nn.Module.__call__
     ) -> None:
         self.shape = activation.shape[1:]
-        self._convolutions = convolutions_of(body)
-        self._inputs, self._norms, self._activations = find_followers(
-            body, self._convolutions, activation, run
-        )
+        self._layers = _layers_of(body)
+        sizes, self._norms, self._activations = find_followers(body, self._layers, activation, run)
+        self._inputs = {
+            name: size for name, size in sizes.items() if _weights_to_pack(self._layers[name], size)
+        }
 
     @classmethod
     def of(cls, backbone: Backbone) -> KernelOrder | None:
         """The order for a backbone's images; found out once and kept.
 
-        ``None`` on other devices, without convolutions in the body, or if images may have any
+        ``None`` on other devices, without a layer to pack in the body, or if images may have any
         size.
         """
         if backbone.mean.device.type != "cpu":
@@ -169,7 +218,8 @@ class KernelOrder:
         if image is None:
             return None
         with torch.inference_mode(False), torch.no_grad():
-            return cls(backbone.body, backbone.run_trunk(image).activation)
+            order = cls(backbone.body, backbone.run_trunk(image).activation)
+        return order if order._inputs else None
 
     def fits(self, activation: torch.Tensor) -> bool:
         """Whether packed weights can be run on this: no gradients, float32, the right size."""
@@ -183,7 +233,7 @@ class KernelOrder:
 
     @torch.no_grad()
     def pack(self, values: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
-        """The same values, convolution weights packed and batch norms folded into them.
+        """The same values, layers' weights packed and batch norms folded into them.
 
         Args:
             values: by name; the body's own stand in for those that are not given.
@@ -191,19 +241,12 @@ class KernelOrder:
         """
         packed = dict(values)
         for name, size in self._inputs.items():
-            key, conv = f"{prefix}{name}.weight", self._convolutions[name]
-            weight = packed.get(key, conv.weight).detach()
-            if name in self._norms:
-                weight = self._fold(name, weight, packed, prefix)
-            if _is_small_matrix(conv):
-                packed[key] = weight.flatten(1).contiguous()
-            elif _few_places(conv, size):
-                rows = weight.permute(0, 2, 3, 1).reshape(len(weight), -1).contiguous()
-                packed[key] = torch.ops.mkldnn._reorder_linear_weight(rows)
-            else:
-                packed[key] = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-                    weight.to_mkldnn(), conv.padding, conv.stride, conv.dilation, conv.groups, size
-                )
+            for part in _weights_to_pack(self._layers[name], size):
+                key = f"{prefix}{name}.{part}"
+                weight = packed.get(key, self._layers[name].get_parameter(part)).detach()
+                if name in self._norms:
+                    weight = self._fold(name, weight, packed, prefix)
+                packed[key] = _pack(self._layers[name], weight, size)
         return packed
 
     def packed_twin(self, body: nn.Module) -> nn.Module:
@@ -224,7 +267,7 @@ class KernelOrder:
             packed.get(f"{prefix}{own}.{part}", getattr(norm, part)).detach()
             for part in ("weight", "bias", "running_mean", "running_var")
         )
-        bias = self._convolutions[name].bias
+        bias = self._layers[name].bias
         folded = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)
         packed[f"{prefix}{own}.weight"] = scale.new_empty(0)
         packed[f"{prefix}{own}.bias"] = folded[1].detach()
@@ -235,17 +278,55 @@ class KernelOrder:
     def accept(self, body: nn.Module) -> None:
         """Let a twin of the body (a skeleton's, nobody else's) take packed weights."""
         for name in self._inputs:
-            conv, norm, bounds = body.get_submodule(name), None, None
+            layer, norm, bounds = body.get_submodule(name), None, None
             if name in self._norms:
                 norm = body.get_submodule(self._norms[name][0])
                 norm.__class__ = _FoldedNorm
-            conv.__class__ = _PackedConv2d
+            layer.__class__ = next(
+                packed for plain, packed in _PACKED.items() if isinstance(layer, plain)
+            )
             if name in self._activations:
                 activation = body.get_submodule(self._activations[name])
                 bounds = bounds_of(activation)
-                activation.forward = _unless_packed(conv, activation.forward)  # type: ignore[arg-type]
-            object.__setattr__(conv, "norm", norm)  # not as a part of its own
-            object.__setattr__(conv, "bounds", bounds)
+                activation.forward = _unless_packed(layer, activation.forward)  # type: ignore[arg-type]
+            object.__setattr__(layer, "norm", norm)  # not as a part of its own
+            object.__setattr__(layer, "bounds", bounds)
+
+
+_PACKED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: _PackedConv2d,
+    nn.Linear: _PackedLinear,
+    nn.MultiheadAttention: _PackedAttention,
+}
+
+
+def _layers_of(body: nn.Module) -> dict[str, Any]:
+    """The layers that may be packed, by name."""
+    return convolutions_of(body) | products_of(body)
+
+
+def _weights_to_pack(layer: nn.Module, size: list[int]) -> tuple[str, ...]:
+    """Names of a layer's weights that are worth it, for one image's input of this size."""
+    if isinstance(layer, nn.Conv2d):
+        return ("weight",)
+    names = ("weight",) if isinstance(layer, nn.Linear) else ("out_proj.weight", "in_proj_weight")
+    work = layer.get_parameter(names[0]).numel() * math.prod(size[:-1])
+    return names if work > _PRODUCTS else ()
+
+
+def _pack(layer: Any, weight: torch.Tensor, size: list[int]) -> torch.Tensor:
+    """A layer's weight for its kernel: packed, or a small matrix ``[out, in]`` as it is."""
+    convolves = isinstance(layer, nn.Conv2d)
+    if convolves and not _is_pointwise(layer) and not _few_places(layer, size):
+        return torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+            weight.to_mkldnn(), layer.padding, layer.stride, layer.dilation, layer.groups, size
+        )
+    rows = weight.permute(0, 2, 3, 1).flatten(1) if convolves else weight
+    rows = rows.contiguous()
+    if convolves and _is_pointwise(layer) and rows.numel() * math.prod(size[2:]) <= _PRODUCTS:
+        return rows
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(rows)
+    return packed
 
 
 def run_trunk(backbone: Backbone, images: torch.Tensor) -> TrunkOutput:
@@ -280,7 +361,7 @@ def _find_packed_trunk(backbone: Backbone) -> tuple[KernelOrder, nn.Module] | No
     if image is None:
         return None
     order = KernelOrder(backbone.trunk, backbone.normalise(image), backbone.read_trunk)
-    return order, order.packed_twin(backbone.trunk)
+    return (order, order.packed_twin(backbone.trunk)) if order._inputs else None
 
 
 def blank_image(backbone: Backbone) -> torch.Tensor | None:
@@ -292,31 +373,26 @@ def blank_image(backbone: Backbone) -> torch.Tensor | None:
 
 
 def _image_to_pack_for(backbone: Backbone, part: nn.Module) -> torch.Tensor | None:
-    """One image, if a part has convolutions to pack, all images have one size, and torch can."""
+    """One image, if a part has layers to pack, all images have one size, and torch can."""
     able = torch.backends.mkldnn.is_available() and all(
         hasattr(torch.ops.mkldnn, name)
         for name in ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight")
     )
-    return blank_image(backbone) if able and convolutions_of(part) else None
+    return blank_image(backbone) if able and _layers_of(part) else None
 
 
-def _unless_packed(conv: _PackedConv2d, forward: Any) -> Any:
-    """An activation's forward, which is left out where the convolution has done its work."""
+def _unless_packed(layer: _PackedConv2d | _PackedLinear, forward: Any) -> Any:
+    """An activation's forward, which is left out where the layer has done its work."""
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        return x if conv.packed else forward(x)
+        return x if layer.packed else forward(x)
 
     return run
 
 
-def _is_small_matrix(conv: nn.Conv2d) -> bool:
-    """Whether a convolution is a matrix product as it stands, and a small one."""
-    return (
-        conv.kernel_size == conv.stride == (1, 1)
-        and conv.padding == (0, 0)
-        and conv.groups == 1
-        and conv.weight.numel() < _WEIGHTS
-    )
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is a matrix product at each place."""
+    return conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
 
 
 def _few_places(conv: nn.Conv2d, size: list[int]) -> bool:
@@ -325,4 +401,4 @@ def _few_places(conv: nn.Conv2d, size: list[int]) -> bool:
         return False
     x, weight = torch.empty(size, device="meta"), conv.weight.to("meta")
     out = nn.functional.conv2d(x, weight, None, conv.stride, conv.padding)
-    return conv.kernel_size != (1, 1) and out.shape[2:].numel() <= _PLACES
+    return out.shape[2:].numel() <= _PLACES

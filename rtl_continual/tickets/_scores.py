@@ -11,7 +11,7 @@ from torch import nn
 
 from rtl_continual.tickets._mask import Mask, MaskLayout
 
-__all__ = ["MaskScores", "magnitude_scores", "top_scores"]
+__all__ = ["MaskScores", "empty_like", "magnitude_scores", "top_scores"]
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -36,7 +36,7 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         (weights,) = ctx.saved_tensors
-        flat = torch.empty_like(weights)
+        flat = empty_like(weights)
         layers = ctx.layout.unflatten(weights).values()
         for grad, layer, out in zip(
             grads, layers, ctx.layout.unflatten(flat).values(), strict=True
@@ -66,11 +66,23 @@ class _MeanSigmoid(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         (scores,) = ctx.saved_tensors
-        out, slope = torch.empty_like(scores), grad / len(scores)
+        out, slope = empty_like(scores), grad / len(scores)
         for part, place in zip(_pieces(scores), _pieces(out), strict=True):
-            value = part.sigmoid()
-            torch.mul(slope * (1 - value), value, out=place)
+            torch.ops.aten.sigmoid_backward.grad_input(
+                slope.expand_as(part), part.sigmoid(), grad_input=place
+            )
         return out
+
+
+def empty_like(values: torch.Tensor) -> torch.Tensor:
+    """A tensor to be filled, as large as a body's weights and made at each step.
+
+    NumPy asks for huge pages. Of others the system must hand out thousands at a time, which takes
+    longer than filling them.
+    """
+    if values.device.type != "cpu" or values.dtype != torch.float32:
+        return torch.empty_like(values)
+    return torch.from_numpy(np.empty(values.shape, dtype=np.float32))
 
 
 def _pieces(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -209,7 +221,7 @@ class MaskScores(nn.Module):
             if int(parts[0][layer].sum()) < least:
                 grown = _largest(parts[1][layer].flatten(), least)
                 parts[0][layer].copy_(grown.view_as(parts[0][layer]))
-        self.keep = keep.to(self.weights.dtype)
+        self.keep = empty_like(self.weights).copy_(keep)
 
     def effective(self) -> dict[str, torch.Tensor]:
         """The masked weights by name, differentiable with respect to the scores.

@@ -7,7 +7,7 @@ import math
 import torch
 
 from rtl_continual.tickets._mask import MaskLayout
-from rtl_continual.tickets._scores import MaskScores
+from rtl_continual.tickets._scores import MaskScores, empty_like
 from rtl_continual.tickets._units import UnitGroup, unit_mask
 
 __all__ = ["UnitScores"]
@@ -58,7 +58,8 @@ class UnitScores(MaskScores):
             group.producer: rank >= order[low - 1]
             for group, rank in zip(self.groups, ranks, strict=True)
         }
-        self.keep = unit_mask(self.layout, self.groups, kept).to(self.weights.dtype)
+        keep = unit_mask(self.layout, self.groups, kept)
+        self.keep = empty_like(self.weights).copy_(keep)
 
     def _ranked(self, density: float) -> list[torch.Tensor]:
         """Each group's scores ``[size]``; infinite for those that floors keep."""

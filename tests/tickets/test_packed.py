@@ -16,7 +16,7 @@ from torch import nn
 from rtl_continual.backbones import Backbone, InputSpec, build_backbone
 from rtl_continual.errors import DataError
 from rtl_continual.tasks import Classification
-from rtl_continual.tickets import Skeleton, TicketBank
+from rtl_continual.tickets import Mask, Skeleton, Ticket, TicketBank, TicketInfo
 from rtl_continual.tickets._packed import KernelOrder, run_trunk
 
 pytestmark = pytest.mark.skipif(
@@ -78,6 +78,99 @@ def test_many_channels_on_few_places_are_a_matrix_product(
             torch.testing.assert_close(twin(packed, batch), body(batch), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, (2, 3)])
+@pytest.mark.parametrize(("channels", "form"), [(8, "matrix"), (256, "packed")])
+def test_kernels_of_one_place_are_a_matrix_product(stride: Any, channels: int, form: str) -> None:
+    body = nn.Sequential(nn.Conv2d(channels, 200, 1, stride), nn.ReLU6()).eval()
+    x = torch.randn(40, channels, 5, 6) * 20
+    order = KernelOrder(body, x[:1])
+    twin = order.packed_twin(body)
+    assert twin[0].weight.ndim == 2
+    assert twin[0].weight.is_mkldnn is (form == "packed")
+    with torch.inference_mode():
+        for batch in (x[:1], x, x.contiguous(memory_format=torch.channels_last)):
+            assert (body(batch) == 6).any(), "both bounds are reached"
+            torch.testing.assert_close(twin(batch), body(batch), rtol=1e-4, atol=1e-4)
+
+
+class Block(nn.Module):
+    """A vision transformer's block, and layers that must be left alone."""
+
+    def __init__(self, width: int, *, batch_first: bool = True) -> None:
+        super().__init__()
+        self.attention, self.crossed, self.shown, self.masked = (
+            nn.MultiheadAttention(width, 4, batch_first=batch_first) for _ in range(4)
+        )
+        self.wide, self.act = nn.Linear(width, 4 * width, bias=False), nn.ReLU(inplace=True)
+        self.narrow = nn.Linear(4 * width, width)
+        self.small, self.tied, self.idle = nn.Linear(width, 2), *(nn.Linear(4, 4) for _ in "ab")
+        self.tied.weight = self.idle.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        x = x + self.narrow(self.act(self.wide(x)))
+        x = x + self.crossed(x, x * 2, x, need_weights=False)[0]
+        x = x + self.shown(x, x, x)[1].mean()
+        mask = torch.ones(len(x), len(x), dtype=torch.bool).triu(1) if x.ndim == 2 else None
+        x = x + self.masked(x, x, x, need_weights=False, attn_mask=mask, is_causal=x.ndim == 2)[0]
+        return self.small(x)
+
+
+@pytest.mark.parametrize(
+    ("batch_first", "size"), [(True, (3, 40, 128)), (False, (40, 3, 128)), (True, (40, 128))]
+)
+def test_a_transformers_products_are_packed(batch_first: bool, size: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    body = Block(128, batch_first=batch_first).eval()
+    for attention in (body.attention, body.masked):
+        nn.init.normal_(attention.in_proj_bias)
+    x = torch.randn(size)
+    image = x if x.ndim == 2 else x[:1] if batch_first else x[:, :1]
+    with torch.no_grad():
+        order = KernelOrder(body, image)
+    packed = {name for name, t in order.pack({}).items() if t.is_mkldnn}
+    wanted = {f"attention.{part}" for part in ("in_proj_weight", "out_proj.weight")}
+    wanted |= {"wide.weight", "narrow.weight"}
+    if x.ndim == 3:  # it has a mask otherwise
+        wanted |= {f"masked.{part}" for part in ("in_proj_weight", "out_proj.weight")}
+    assert packed == wanted
+    assert order._activations == {"wide": "act"}
+    twin = Skeleton(body)
+    order.accept(twin.module)
+    with torch.inference_mode():
+        torch.testing.assert_close(twin({}, x), body(x))
+        torch.testing.assert_close(twin(order.pack({}), x), body(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_vision_transformers_ticket_answers_the_same_on_packed_weights() -> None:
+    backbone = build_backbone("vit_b_16", weights="random:0", input_size=64)
+    bank = TicketBank(backbone, Classification(3))
+    generator = torch.Generator().manual_seed(0)
+    keep = torch.rand(bank.layout.total, generator=generator) < 0.5
+    state = backbone.body.state_dict()
+    bank.append(
+        Ticket(
+            id=0,
+            mask=Mask.from_flat(bank.layout, keep),
+            norm={name: state[name] for name in bank.norm_names},
+            head=bank.task.build_head(backbone.feature_dim).state_dict(),
+            statistics={},
+            info=TicketInfo("first"),
+        )
+    )
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    trunk = backbone.run_trunk(images)
+    plain = bank.run_ticket(0, trunk.activation)  # with gradients on: packed weights have none
+    with torch.inference_mode():
+        torch.testing.assert_close(bank.run_trunk(images).activation, trunk.activation)
+        packed = bank.run_ticket(0, trunk.activation)
+    assert not torch.equal(packed, plain), "another order of sums"
+    torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-4)
+    assert bank._packed_parameters(0, KernelOrder.of(backbone))[
+        "body.block3.self_attention.in_proj_weight"
+    ].is_mkldnn
+
+
 def test_gradients_pass_through_a_ticket(bank: TicketBank) -> None:
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     with torch.no_grad():
@@ -130,7 +223,7 @@ def test_mixed_precision_runs_on_plain_weights(bank: TicketBank) -> None:
     torch.testing.assert_close(outputs.float(), wanted, rtol=0.05, atol=0.05)
 
 
-def test_a_bank_without_convolutions_has_no_order() -> None:
+def test_a_bank_with_nothing_to_pack_has_no_order() -> None:
     backbone = Backbone(
         "dense", nn.Flatten(), nn.Linear(12, 4), feature_dim=4, input_spec=InputSpec(size=(2, 2))
     )
