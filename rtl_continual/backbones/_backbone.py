@@ -60,6 +60,7 @@ class Backbone(nn.Module):
         taps: names of the trunk's children whose output statistics the router reads;
             ``None`` reads the trunk's last output alone.
         readout: what the body's output is made of, kept for the record.
+        end: the body's last stage where that is not the network's own, kept for the record.
 
     Raises:
         RTLError: if a tap names no child of the trunk.
@@ -89,6 +90,7 @@ class Backbone(nn.Module):
         weights: str = "given",
         taps: Sequence[str] | None = None,
         readout: str = "final",
+        end: str | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -100,6 +102,7 @@ class Backbone(nn.Module):
         self.weights = weights
         self.taps = tuple(taps) if taps is not None else None
         self.readout = readout
+        self.end = end
         self.options: dict[str, Any] = {}
         """Options of its kind alone (a plugin's), as JSON values; see :func:`build_backbone`."""
         children = [child for child, _ in trunk.named_children()]
@@ -235,11 +238,13 @@ class Backbone(nn.Module):
         return self._identity
 
     def compute_identity(self) -> str:
-        """Hash name, split, taps, readout and each tensor's name, type, shape and bytes, now."""
+        """Hash name, split, taps, readout, end and each tensor (name, type, shape, bytes), now."""
         digest = hashlib.sha256()
         header: dict[str, Any] = {"name": self.name, "split": self.split, "taps": self.taps}
         if self.readout != "final":  # identities are older than this option
             header["readout"] = self.readout
+        if self.end is not None:
+            header["end"] = self.end
         digest.update(json.dumps(header, sort_keys=True).encode())
         for key, tensor in sorted(self.state_dict().items()):
             value = tensor.detach().cpu().contiguous()

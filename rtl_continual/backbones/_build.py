@@ -19,7 +19,7 @@ from rtl_continual.backbones._config import BackboneConfig
 from rtl_continual.backbones._glyphnet import GLYPHNET
 from rtl_continual.backbones._lite import EFFICIENTNET_LITE0
 from rtl_continual.backbones._packaged import PACKAGED, packaged_weights
-from rtl_continual.backbones._readout import BlockReadout
+from rtl_continual.backbones._readout import BlockReadout, PlacesMean
 from rtl_continual.backbones._timm import from_timm
 from rtl_continual.backbones._torchvision import TORCHVISION, torchvision_weights
 from rtl_continual.backbones._weights import (
@@ -114,8 +114,9 @@ def check_stages(config: BackboneConfig) -> tuple[str, str] | None:
         return None
     architecture = _architecture(config.name)
     stages = _blank_stages(architecture)
-    without_taps = config.model_copy(update={"taps": None})
-    for option, part in (("split", without_taps), ("taps", config)):
+    for option in ("split", "taps", "end"):
+        others = {"taps", "end"} - {option}
+        part = config.model_copy(update=dict.fromkeys(others))
         try:
             _resolve(part, architecture, stages)
         except RTLError as error:
@@ -130,14 +131,19 @@ def _blank_stages(architecture: Architecture) -> OrderedDict[str, nn.Module]:
 
 def _resolve(
     config: BackboneConfig, architecture: Architecture, stages: OrderedDict[str, nn.Module]
-) -> tuple[str, tuple[str, ...] | None]:
-    """The trunk's last stage, and the stages that routers read."""
+) -> tuple[str, tuple[str, ...] | None, str | None]:
+    """The trunk's last stage, the stages that routers read, and the body's last stage."""
     split = resolve_stage("split", config.split or architecture.default_split, _splits(stages))
-    if config.taps is None:
-        return split, None
-    trunk = list(stages)[: list(stages).index(split) + 1]
-    tapped = {resolve_stage("tap", tap, trunk) for tap in config.taps}
-    return split, tuple(name for name in trunk if name in tapped)
+    names = list(stages)
+    cut = names.index(split) + 1
+    taps = end = None
+    if config.taps is not None:
+        tapped = {resolve_stage("tap", tap, names[:cut]) for tap in config.taps}
+        taps = tuple(name for name in names[:cut] if name in tapped)
+    if config.end is not None:
+        weighty = [i for i in _weighty(stages) if i >= cut]
+        end = resolve_stage("end", config.end, names[weighty[0] : weighty[-1] + 1])
+    return split, taps, end
 
 
 def build_backbone(config: BackboneConfig | str, **overrides: Any) -> Backbone:
@@ -184,18 +190,26 @@ def _build_architecture(config: BackboneConfig) -> Backbone:
         source = f"weights '{config.weights}' of backbone '{config.name}'"
         load_weights(network.module, state, source=source, head=architecture.head)
     stages = network.take_apart()
-    split, taps = _resolve(config, architecture, stages)
+    split, taps, end = _resolve(config, architecture, stages)
     names = list(stages)
     cut = names.index(split) + 1
     trunk = nn.Sequential(OrderedDict((name, stages[name]) for name in names[:cut]))
-    rest = OrderedDict((name, stages[name]) for name in names[cut:])
+    stop = len(names) if end is None else names.index(end) + 1
+    rest = OrderedDict((name, stages[name]) for name in names[cut:stop])
     body: nn.Sequential = nn.Sequential(rest)
     feature_dim = network.feature_dim
-    if config.readout == "blocks":
+    if end is not None or config.readout == "blocks":
         height, width = spec.size or (64, 64)
         with torch.no_grad():
-            body = BlockReadout(rest, trunk.eval()(torch.zeros(1, spec.channels, height, width)))
-        feature_dim = body.feature_dim
+            x = trunk.eval()(torch.zeros(1, spec.channels, height, width))
+            if end is not None:
+                last = body.eval()(x)
+                rest["mean"] = PlacesMean(last.ndim)
+                body = nn.Sequential(rest)
+                feature_dim = rest["mean"](last).shape[1]
+            if config.readout == "blocks":
+                body = BlockReadout(rest, x)
+                feature_dim = body.feature_dim
     return Backbone(
         config.name,
         trunk,
@@ -206,6 +220,7 @@ def _build_architecture(config: BackboneConfig) -> Backbone:
         weights=config.weights,
         taps=taps,
         readout=config.readout,
+        end=end,
     )
 
 
@@ -236,10 +251,14 @@ def _architecture(name: str) -> Architecture:
 
 def _splits(stages: OrderedDict[str, nn.Module]) -> tuple[str, ...]:
     """All stages but the last that has weights to mask, and what follows it."""
-    weighty = [
+    return tuple(stages)[: _weighty(stages)[-1]]
+
+
+def _weighty(stages: OrderedDict[str, nn.Module]) -> list[int]:
+    """Where the stages lie that have weights to mask."""
+    return [
         i for i, stage in enumerate(stages.values()) if any(p.ndim >= 2 for p in stage.parameters())
     ]
-    return tuple(stages)[: weighty[-1]]
 
 
 def _read(

@@ -34,6 +34,11 @@ class BackboneConfig(BaseModel):
         description="what heads read. final: the network's last features; blocks: the means of "
         "every block's output in the body beside them",
     )
+    end: str | None = Field(
+        None,
+        description="last stage of the body, whose mean over all places (or tokens) is then the "
+        "network's last features; null takes the whole network",
+    )
     width: int = Field(24, ge=1, description="channels of glyphnet's stem; for glyphnet alone")
     mean: tuple[float, float, float] | None = Field(
         None,

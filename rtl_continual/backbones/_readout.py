@@ -1,4 +1,4 @@
-"""What a head reads: a network's last features, or means of earlier blocks' outputs beside them."""
+"""What a head reads: a stage's mean, or means of earlier blocks' outputs beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,26 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-__all__ = ["BlockReadout"]
+__all__ = ["BlockReadout", "PlacesMean"]
+
+
+class PlacesMean(nn.Module):
+    """The mean of maps over their places, ``[batch, channels]``, or of tokens over a sequence.
+
+    Args:
+        ndim: of what it takes; features without places stay as they are.
+    """
+
+    def __init__(self, ndim: int) -> None:
+        super().__init__()
+        self.places = _places(ndim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(self.places) if self.places else x
+
+
+def _places(ndim: int) -> tuple[int, ...]:
+    return tuple(range(2, ndim)) if ndim != 3 else (1,)
 
 
 class BlockReadout(nn.Sequential):
@@ -42,7 +61,7 @@ class BlockReadout(nn.Sequential):
             for name, stage in self.named_children():
                 x = stage(x)
                 if x.ndim > 2:
-                    self._places[name] = (2, 3) if x.ndim == 4 else (1,)
+                    self._places[name] = _places(x.ndim)
                     widths.append(x.shape[1] if x.ndim == 4 else x.shape[2])
         if self._places:
             self._places.popitem()

@@ -49,6 +49,7 @@ class RecordedBackbone(Backbone):
             split=original.split,
             weights=original.weights,
             readout=original.readout,
+            end=original.end,
         )
         self.taps = original.taps
         self.options = dict(original.options)

@@ -149,6 +149,7 @@ def backbone_facts(backbone: Backbone, identity: str) -> dict[str, Any]:
         "split": backbone.split,
         "taps": backbone.taps,
         "readout": backbone.readout,
+        "end": backbone.end,
         "feature_dim": backbone.feature_dim,
         "router_feature_dim": backbone.router_feature_dim,
         "identity": identity,

@@ -54,6 +54,8 @@ def backbone_config(backbone: Backbone) -> dict[str, Any] | None:
     }
     if backbone.readout != "final":
         values["readout"] = backbone.readout
+    if backbone.end is not None:
+        values["end"] = backbone.end
     if backbone.name == "glyphnet":
         stem = next(m for m in backbone.trunk.modules() if isinstance(m, nn.Conv2d))
         values["width"] = stem.out_channels

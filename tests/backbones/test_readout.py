@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from rtl_continual.backbones import BlockReadout, RecordedBackbone, build_backbone
+from rtl_continual.backbones import (
+    BackboneConfig,
+    BlockReadout,
+    RecordedBackbone,
+    build_backbone,
+    check_stages,
+)
 from rtl_continual.errors import RTLError
 from rtl_continual.routing import FlatRouter
 from rtl_continual.store import load_bank, save_bank
@@ -72,14 +78,60 @@ def test_the_readout_is_part_of_the_identity() -> None:
     assert RecordedBackbone(wide, images).readout == "blocks"
 
 
+def test_a_body_may_end_early(images: torch.Tensor) -> None:
+    whole = build_backbone("glyphnet", weights="random:0", split="stem")
+    short = build_backbone("glyphnet", weights="random:0", split="stem", end="block2")
+    x = whole.run_trunk(images).activation
+    one, two = (whole.body.get_submodule(f"block{i}") for i in (1, 2))
+    assert short.feature_dim == 48
+    torch.testing.assert_close(short(images), two(one(x)).mean(dim=(2, 3)))
+    assert "block3" not in dict(short.body.named_children())
+    wide = build_backbone(
+        "glyphnet", weights="random:0", split="stem", end="block2", readout="blocks"
+    )
+    expected = torch.cat([short(images), one(x).mean(dim=(2, 3))], dim=1)
+    torch.testing.assert_close(wide(images), expected)
+    assert wide.feature_dim == expected.shape[1]
+    assert len({backbone.identity for backbone in (whole, short, wide)}) == 3
+    assert RecordedBackbone(short, images).end == "block2"
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "end", "width"),
+    [
+        ("efficientnet_lite0", "stage5", "stage6", 192),
+        ("resnet18", "layer2", "layer3", 256),
+        ("vit_b_16", "block9", "block10", 768),
+    ],
+)
+def test_every_architecture_may_end_early(name: str, split: str, end: str, width: int) -> None:
+    short = build_backbone(name, weights="random:0", input_size=32, split=split, end=end)
+    assert short(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, width)
+    assert short.end is not None
+    assert short.end.startswith(end)
+
+
+@pytest.mark.parametrize("end", ["stem", "block1", "pool", "block9"])
+def test_an_end_that_is_not_in_the_body_is_refused(end: str) -> None:
+    with pytest.raises(RTLError, match=rf"end '{end}'.*block2, block3"):
+        build_backbone("glyphnet", split="block1", end=end)
+    config = BackboneConfig(split="block1", end=end, taps=("stem",))
+    option, text = check_stages(config) or ("", "")
+    assert option == "end"
+    assert f"'{end}'" in text
+
+
 def test_an_unknown_readout_is_refused_by_name() -> None:
     with pytest.raises(RTLError, match=r"backbone\.readout: .*'blocks', got 'all'"):
         build_backbone("glyphnet", readout="all")
 
 
+@pytest.mark.parametrize("end", [None, "block3"])
 @pytest.mark.parametrize("kind", ["weights", "units"])
-def test_a_bank_over_blocks_is_stored_packed_and_extracted(kind: str, tmp_path: Path) -> None:
-    backbone = build_backbone("glyphnet", weights="random:0", width=8, readout="blocks")
+def test_a_bank_over_blocks_is_stored_packed_and_extracted(
+    kind: str, end: str | None, tmp_path: Path
+) -> None:
+    backbone = build_backbone("glyphnet", weights="random:0", width=8, readout="blocks", end=end)
     bank = TicketBank(backbone, Classification(3), FlatRouter())
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (48, 3, 32, 32), dtype=torch.uint8, generator=draw)
@@ -105,5 +157,6 @@ def test_a_bank_over_blocks_is_stored_packed_and_extracted(kind: str, tmp_path: 
     save_bank(bank, str(tmp_path / "bank"))
     loaded = load_bank(str(tmp_path / "bank"))
     assert loaded.backbone.readout == "blocks"
+    assert loaded.backbone.end == end
     assert loaded.backbone.identity == backbone.identity
     assert torch.equal(loaded.predict(images).outputs, bank.predict(images).outputs)
