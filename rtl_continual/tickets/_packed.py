@@ -59,10 +59,9 @@ class _PackedConv2d(nn.Conv2d):
             return super()._conv_forward(x, weight, bias)
         if self.norm is not None:
             bias = self.norm.bias
-        if self.kernel_size == (1, 1) and weight.ndim == 2:
-            return self._pointwise(x, weight, bias)
         if weight.ndim == 2:
-            return self._product(x, weight, bias)
+            product = self._pointwise if _is_pointwise(self) else self._product
+            return product(x, weight, bias)
         geometry = self.padding, self.stride, self.dilation, self.groups
         out: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, weight, bias, *geometry, *_attribute(self.bounds), ""

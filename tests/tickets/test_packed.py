@@ -58,6 +58,7 @@ def test_packed_weights_give_the_same_outputs(bank: TicketBank) -> None:
     [
         ({"padding": 1}, (2, 2), True),
         ({"padding": (0, 1), "stride": (1, 2), "bias": False}, (6, 7), True),
+        ({"padding": 1, "kernel_size": 1}, (2, 2), True),
         ({"padding": 1}, (9, 9), False),
         ({"padding": 1, "dilation": 2}, (4, 4), False),
         ({"padding": 1, "groups": 2}, (2, 2), False),
@@ -66,7 +67,7 @@ def test_packed_weights_give_the_same_outputs(bank: TicketBank) -> None:
 def test_many_channels_on_few_places_are_a_matrix_product(
     options: dict[str, Any], size: tuple[int, int], product: bool
 ) -> None:
-    body = nn.Sequential(nn.Conv2d(256, 8, 3, **options), nn.ReLU()).eval()
+    body = nn.Sequential(nn.Conv2d(256, 8, **{"kernel_size": 3} | options), nn.ReLU()).eval()
     x = torch.randn(5, 256, *size)
     order = KernelOrder(body, x[:1])
     twin = Skeleton(body)
