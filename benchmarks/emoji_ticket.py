@@ -2,7 +2,7 @@
 
     rtl data prepare emoji --set size=128
     python benchmarks/emoji_ticket.py --styles noto,openmoji_black --set features=own
-    python benchmarks/emoji_ticket.py --readout final --probe-only
+    python benchmarks/emoji_ticket.py --end none --readout final --probe-only
 
 Trains a ticket on each style's training images, one after the other, with the options of
 `scenarios/emoji.yaml` unless told otherwise, and prints one JSON with balanced accuracies on the
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--styles", default=",".join(EmojiConfig.all_domains))
     parser.add_argument("--split", help="default: the scenario's")
     parser.add_argument("--readout", choices=("final", "blocks"), help="default: the scenario's")
+    parser.add_argument("--end", help="none: the whole network; default: the scenario's")
     parser.add_argument("--probe-only", action="store_true", help="no tickets")
     parser.add_argument("--size", type=int, choices=(64, 128), help="default: the scenario's")
     parser.add_argument("--seed", type=int, default=0)
@@ -96,6 +97,8 @@ def main() -> None:
     stream = build_stream(EmojiConfig(domains=tuple(given.styles.split(",")), size=size))
     overrides = {"input_size": size, "split": given.split, "readout": given.readout}
     overrides = {key: value for key, value in overrides.items() if value is not None}
+    if given.end is not None:
+        overrides["end"] = None if given.end == "none" else given.end
     backbone = build_backbone(BackboneConfig.model_validate(scenario["backbone"] | overrides))
     bank = TicketBank(backbone, Classification(len(stream.classes)))
     dense = dict(backbone.body.state_dict())
@@ -116,6 +119,7 @@ def main() -> None:
     facts: dict[str, Any] = {
         "split": backbone.split,
         "readout": backbone.readout,
+        "end": backbone.end,
         "seed": given.seed,
         "tickets": config.model_dump(mode="json", include={*options}),
         "probe": probes,
