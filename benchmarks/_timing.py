@@ -1,10 +1,11 @@
 """How every speed benchmark here measures and prints.
 
 A figure is a ratio of two things run in turn in one process: each round runs every case once, in
-an order that rotates, and gives one ratio per case. Reported are the median of the rounds' ratios
-and their quartiles. On a processor with one thread the clock counts this process's own time, so
-that other work on the machine adds little; otherwise it is the wall's. On a CUDA device the clock
-waits for all work before it is read.
+an order that rotates, and gives one ratio per case. What takes less than 50 ms runs so often in a
+row that it takes them, as the first run after something else finds nothing in the caches. Reported
+are the median of the rounds' ratios and their quartiles. On a processor with one thread the clock
+counts this process's own time, so that other work on the machine adds little; otherwise it is the
+wall's. On a CUDA device the clock waits for all work before it is read.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Report", "compare", "parser"]
+__all__ = ["Report", "compare", "parser", "seconds_of_one"]
 
 ROUNDS = 15
 """Measured rounds of a full run, after the warm-up."""
@@ -144,12 +145,23 @@ def compare(
     for index in range(warm_up + rounds):
         turn = index % len(names)
         for name in names[turn:] + names[:turn]:
-            start = clock()
-            cases[name]()
-            spent = clock() - start
+            spent = seconds_of_one(cases[name], clock)
             if index >= warm_up:
                 seconds[name].append(spent)
     return seconds
+
+
+def seconds_of_one(
+    work: Callable[[], object], clock: Callable[[], float], least: float = 0.05
+) -> float:
+    """Seconds of one run, over as many as take ``least`` seconds together."""
+    start, runs = clock(), 0
+    while True:
+        work()
+        runs += 1
+        spent = clock() - start
+        if spent >= least:
+            return spent / runs
 
 
 def _clock(options: argparse.Namespace) -> Callable[[], float]:

@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _timing import seconds_of_one
 
 from rtl_continual.routing import (
     FeatureMixture,
@@ -126,23 +127,14 @@ class Tickets(Sequence[FeatureMixture]):
         return features, torch.from_numpy(ticket)
 
 
-def seconds(work: Callable[[], Any], least: float = 0.002) -> float:
-    """Of one call, over as many as take ``least`` seconds together."""
-    start, calls = time.process_time(), 0
-    while True:
-        work()
-        calls += 1
-        spent = time.process_time() - start
-        if spent >= least:
-            return spent / calls
-
-
 def compare(
     one: Callable[[], Any], other: Callable[[], Any], pairs: int
 ) -> tuple[dict[str, float], float, float]:
     """Ratio of times, one by the other, and both medians; timed in turn."""
     one(), other()
-    times = np.array([(seconds(one), seconds(other)) for _ in range(pairs)])
+    times = np.array(
+        [[seconds_of_one(f, time.process_time, 0.002) for f in (one, other)] for _ in range(pairs)]
+    )
     low, middle, high = np.quantile(times[:, 0] / times[:, 1], [0.25, 0.5, 0.75])
     ratio = {"median": float(middle), "low": float(low), "high": float(high)}
     first, second = np.median(times, axis=0)

@@ -125,7 +125,7 @@ class RoutedModel(nn.Module):
         """
         if self.training and self.learner is not None:
             with torch.no_grad():
-                activation, self.features = self.backbone.run_trunk(images)
+                activation, self.features = self.bank.run_trunk(images)
             return self.learner.forward(channels_last(activation))
         self.prediction = self.predict(images)
         abstained = (self.prediction.ticket_ids < 0)[:, None]

@@ -16,7 +16,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
 from rtl_continual.avalanche import RoutedTickets, TicketPlugin
-from rtl_continual.backbones import Backbone
+from rtl_continual.backbones import Backbone, TrunkOutput
 from rtl_continual.errors import RTLError
 from rtl_continual.routing import FlatRouter, FlatRouterConfig
 from rtl_continual.streams import Stream
@@ -59,6 +59,21 @@ def test_same_tickets_as_without_avalanche(
     strategy.train(benchmark_.train_stream, **arguments)
     assert fingerprints(strategy.bank) == fingerprints(learned)
     assert torch.equal(strategy.bank.router.weight, learned.router.weight)
+
+
+def test_steps_run_the_trunk_as_the_bank_does(
+    make: Make, benchmark_: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy, sizes, run = make(), [], TicketBank.run_trunk
+
+    def spy(bank: TicketBank, images: torch.Tensor) -> TrunkOutput:
+        if strategy.model.training:
+            sizes.append(len(images))
+        return run(bank, images)
+
+    monkeypatch.setattr(TicketBank, "run_trunk", spy)
+    strategy.train(benchmark_.train_stream[0])
+    assert sum(sizes) >= len(benchmark_.train_stream[0].dataset) * strategy.train_epochs
 
 
 def test_another_seed_gives_other_tickets(make: Make, benchmark_: Any) -> None:

@@ -90,7 +90,7 @@ def entropy_gradient(bank: TicketBank, images: torch.Tensor) -> torch.Tensor:
         bank: the tickets, superposed with equal shares.
         images: ``[batch, channels, height, width]``.
     """
-    activation = bank.backbone.run_trunk(images.to(bank.backbone.mean.device)).activation
+    activation = bank.run_trunk(images.to(bank.backbone.mean.device)).activation
     body = bank.backbone.body
     with torch.random.fork_rng(devices=[]):  # its weights are replaced, its draws must not show
         head = bank.task.build_head(bank.backbone.feature_dim)
