@@ -67,7 +67,7 @@ def resolve_stage(kind: str, given: str, stages: Sequence[str]) -> str:
     """
     if given in stages:
         return given
-    group = [stage for stage in stages if stage.rpartition("_")[0] == given]
+    group = [stage for stage in stages if given and stage.rpartition("_")[0] == given]
     if not group:
         raise RTLError(unknown_name(kind, given, stages))
     return group[-1]

@@ -112,8 +112,12 @@ class Backbone(nn.Module):
                     f"backbone '{name}': tap '{tap}' is no stage of the trunk {children}"
                 )
         shape = (1, self.input_spec.channels, 1, 1)
-        self.register_buffer("mean", torch.tensor(self.input_spec.mean).view(shape))
-        self.register_buffer("std", torch.tensor(self.input_spec.std).view(shape))
+        self.register_buffer(
+            "mean", torch.tensor(self.input_spec.mean, dtype=torch.float32).view(shape)
+        )
+        self.register_buffer(
+            "std", torch.tensor(self.input_spec.std, dtype=torch.float32).view(shape)
+        )
         self._materialise_lazy()
         self.requires_grad_(False)
         self.eval()

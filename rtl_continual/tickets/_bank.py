@@ -14,7 +14,7 @@ from torch import nn
 from rtl_continual.backbones import Backbone, TrunkOutput
 from rtl_continual.errors import BankError
 from rtl_continual.tickets._executor import Executor, GroupedExecutor
-from rtl_continual.tickets._folding import fold_norms
+from rtl_continual.tickets._folding import agree, fold_norms
 from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._merged import MergedBody, MergedNetwork
@@ -24,7 +24,7 @@ from rtl_continual.tickets._similarity import similarity_matrix
 from rtl_continual.tickets._skeleton import Pool, Skeleton
 from rtl_continual.tickets._slim import slim_body
 from rtl_continual.tickets._ticket import Ticket
-from rtl_continual.tickets._units import find_units
+from rtl_continual.tickets._units import units_of
 
 __all__ = ["TicketBank"]
 
@@ -272,7 +272,8 @@ class TicketBank:
             values = self._packed_parameters(ticket_id, order)
         outputs: torch.Tensor
         if self._is_wide(values, "head."):
-            plain = self._plain_features(activation, order)
+            # A body may begin with an operation in place.
+            plain = self._plain_features(activation.clone(), order)
             with self._merged_networks.borrow() as network:
                 outputs = network(values, activation, plain)
         else:
@@ -312,13 +313,16 @@ class TicketBank:
         """
         values = self.effective_parameters(ticket_id)
         body = {name[5:]: t for name, t in values.items() if name.startswith("body.")}
-        slim = slim_body(self.backbone.body, body, find_units(self.backbone.body))
+        slim = slim_body(self.backbone.body, body, units_of(self.backbone.body))
         if self.is_merged(self[ticket_id]):
             slim = MergedBody(slim, copy.deepcopy(self.backbone.body))
         image = blank_image(self.backbone)
         if image is not None:
             with torch.no_grad():
-                fold_norms(slim, self.backbone.run_trunk(image).activation)
+                activation = self.backbone.run_trunk(image).activation
+                folded = copy.deepcopy(slim)
+                fold_norms(folded, activation)
+                slim = folded if agree(folded, slim, activation) else slim
         head = self.head_of(self[ticket_id])
         return nn.Sequential(OrderedDict(body=slim, head=head))
 

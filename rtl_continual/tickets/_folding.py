@@ -19,6 +19,7 @@ from rtl_continual.tickets._skeleton import Skeleton
 __all__ = [
     "Bounds",
     "Run",
+    "agree",
     "bounds_of",
     "convolutions_of",
     "find_followers",
@@ -62,7 +63,7 @@ def products_of(body: nn.Module) -> dict[str, Any]:
     return {
         name: module
         for name, module in body.named_modules()
-        if (type(module) is nn.Linear or _has_one_projection(module))
+        if (_has_own_weight(module) or _has_one_projection(module))
         and all(
             owners[id(weight)] == 1 and weight.dtype == torch.float32
             for weight in module.parameters()
@@ -70,11 +71,17 @@ def products_of(body: nn.Module) -> dict[str, Any]:
     }
 
 
+def _has_own_weight(module: nn.Module) -> bool:
+    """Whether this is a linear layer whose weight is a parameter, not made of others by a hook."""
+    return type(module) is nn.Linear and "weight" in module._parameters
+
+
 def _has_one_projection(module: nn.Module) -> bool:
     """Whether this is attention that projects queries, keys and values at once."""
     return (
         type(module) is nn.MultiheadAttention
-        and module.in_proj_weight is not None
+        and module._parameters.get("in_proj_weight") is not None
+        and "weight" in module.out_proj._parameters
         and module.bias_k is None
         and not module.add_zero_attn
     )
@@ -98,19 +105,24 @@ class _Seen:
     """Whether it was given one tensor alone; attention, that tensor three times."""
 
     def watch(self, forward: Any, readers: _Readers) -> Any:
-        def run(x: torch.Tensor, *more: Any, **options: Any) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
+            x = [*args, *options.values()][0]
             self.earlier.append(readers.counts[id(x)])
             self.inputs.append(x)
-            self.outputs.append(forward(x, *more, **options))
-            if more or options:
-                alone = len(more) == 2 and all(one is x for one in more)
-                # The weights of attention are given unless they are refused.
-                refused = options.get("need_weights") is False
-                off = all(option is None or option is False for option in options.values())
-                self.plain &= alone and refused and off
+            self.outputs.append(forward(*args, **options))
+            if options or len(args) > 1:
+                self.plain &= is_plain_attention(*args, **options)
             return self.outputs[-1]
 
         return run
+
+
+def is_plain_attention(*args: Any, **options: Any) -> bool:
+    """Whether attention was asked of one tensor with itself, without masks, for outputs alone."""
+    # Weights are given unless they are refused.
+    refused = options.get("need_weights") is False
+    off = all(option is None or option is False for option in options.values())
+    return len(args) == 3 and all(one is args[0] for one in args) and refused and off
 
 
 class _Readers(TorchDispatchMode):
@@ -213,6 +225,24 @@ def fold_norms(body: nn.Module, activation: torch.Tensor) -> None:
             norm.bias,
         )
         body.set_submodule(norm_name, nn.Identity())
+
+
+def agree(
+    changed: Callable[[torch.Tensor], torch.Tensor],
+    plain: Callable[[torch.Tensor], torch.Tensor],
+    like: torch.Tensor,
+) -> bool:
+    """Whether a changed twin gives what the plain module gives, on noise of this shape.
+
+    A module that reads another one's weights cannot do with packed or folded ones.
+    """
+    noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like)
+    expected = plain(noise.clone())
+    try:
+        error = (changed(noise.clone()) - expected).abs().max()
+    except Exception:  # whatever a module does with a weight that is none
+        return False
+    return bool(error <= 1e-3 * expected.abs().max())
 
 
 def _can_be_folded(module: nn.Module, owners: Mapping[int, int]) -> bool:

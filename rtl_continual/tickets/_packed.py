@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,9 +18,11 @@ from rtl_continual.tickets._attention import attend
 from rtl_continual.tickets._folding import (
     Bounds,
     Run,
+    agree,
     bounds_of,
     convolutions_of,
     find_followers,
+    is_plain_attention,
     products_of,
 )
 from rtl_continual.tickets._skeleton import Skeleton
@@ -111,13 +115,17 @@ class _PackedLinear(nn.Linear):
 
 
 class _PackedAttention(nn.MultiheadAttention):
-    """Attention whose weights may be packed ones; then only of one tensor with itself."""
+    """Attention whose weights may be packed ones, for one tensor with itself and no mask."""
 
     def forward(
         self, query: torch.Tensor, *others: Any, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if not self.in_proj_weight.is_mkldnn:
             return super().forward(query, *others, **options)
+        if not is_plain_attention(query, *others, **options):
+            weights = (*self.named_parameters(),)
+            dense = {name: w.to_dense() if w.is_mkldnn else w for name, w in weights}
+            return torch.func.functional_call(self, dense, (query, *others), options)
         turned = not self.batch_first and query.ndim == 3
         x = query.transpose(0, 1) if turned else query
         out = attend(self, x, self.num_heads, _matrix_product)
@@ -131,10 +139,12 @@ def _matrix_product(
     bounds: Bounds | None = None,
 ) -> torch.Tensor:
     """``[..., out]`` of ``[..., in]``, clamped."""
+    # Without a -1: of no images its size would be anybody's guess.
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-        x.reshape(-1, x.shape[-1]), weight, bias, *_attribute(bounds), ""
+        rows, weight, bias, *_attribute(bounds), ""
     )
-    return out.view(*x.shape[:-1], -1)
+    return out.view(*x.shape[:-1], out.shape[-1])
 
 
 def _attribute(bounds: Bounds | None) -> tuple[str, list[float]]:
@@ -216,9 +226,25 @@ class KernelOrder:
         image = _image_to_pack_for(backbone, backbone.body)
         if image is None:
             return None
-        with torch.inference_mode(False), torch.no_grad():
-            order = cls(backbone.body, backbone.run_trunk(image).activation)
-        return order if order._inputs else None
+        with _as_first_run():
+            activation = backbone.run_trunk(image).activation
+            order = cls(backbone.body, activation)
+            if not order._inputs:
+                return None
+            return order if order._works(backbone.body, activation) else None
+
+    def _works(self, body: nn.Module, like: torch.Tensor) -> bool:
+        """Whether a body gives the same on packed weights, whatever a ticket's norms are."""
+        twin, plain = Skeleton(body), Skeleton(body)
+        twin.module.eval()
+        self.accept(twin.module)
+        noise = torch.Generator().manual_seed(0)
+        values = {
+            f"{name}.{part}": 0.5 + torch.rand(norm.num_features, generator=noise)
+            for name, norm in self._norms.values()
+            for part in ("weight", "bias", "running_mean", "running_var")
+        }
+        return agree(lambda x: twin(self.pack(values), x), lambda x: plain(values, x), like)
 
     def fits(self, activation: torch.Tensor) -> bool:
         """Whether packed weights can be run on this: no gradients, float32, the right size."""
@@ -300,8 +326,9 @@ _PACKED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def _layers_of(body: nn.Module) -> dict[str, Any]:
-    """The layers that may be packed, by name."""
-    return convolutions_of(body) | products_of(body)
+    """The layers that may be packed, by name; not a body that is one layer itself."""
+    layers = convolutions_of(body) | products_of(body)
+    return {name: layer for name, layer in layers.items() if name}
 
 
 def _weights_to_pack(layer: nn.Module, size: list[int]) -> tuple[str, ...]:
@@ -350,7 +377,7 @@ def pack_trunk(backbone: Backbone) -> tuple[KernelOrder, nn.Module] | None:
     if backbone.mean.device.type != "cpu" or type(backbone).run_trunk is not Backbone.run_trunk:
         return None
     if backbone not in _TRUNKS:
-        with torch.inference_mode(False), torch.no_grad():
+        with _as_first_run():
             _TRUNKS[backbone] = _find_packed_trunk(backbone)
     return _TRUNKS[backbone]
 
@@ -359,8 +386,24 @@ def _find_packed_trunk(backbone: Backbone) -> tuple[KernelOrder, nn.Module] | No
     image = _image_to_pack_for(backbone, backbone.trunk)
     if image is None:
         return None
-    order = KernelOrder(backbone.trunk, backbone.normalise(image), backbone.read_trunk)
-    return (order, order.packed_twin(backbone.trunk)) if order._inputs else None
+    x = backbone.normalise(image)
+    order = KernelOrder(backbone.trunk, x, backbone.read_trunk)
+    if not order._inputs:
+        return None
+    twin = order.packed_twin(backbone.trunk)
+
+    def run(trunk: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return backbone.read_trunk(trunk, x).activation
+
+    works = agree(partial(run, twin), partial(run, backbone.trunk), x)
+    return (order, twin) if works else None
+
+
+@contextmanager
+def _as_first_run() -> Iterator[None]:
+    """What a caller has set for its own passes does not count while a twin is made."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        yield
 
 
 def blank_image(backbone: Backbone) -> torch.Tensor | None:

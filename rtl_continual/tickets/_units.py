@@ -112,6 +112,17 @@ def find_units(body: nn.Module) -> tuple[UnitGroup, ...]:
         >>> find_units(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
         (UnitGroup(producer='0', through=(), consumer='2', size=8, heads=False),)
     """
+    groups = units_of(body)
+    if not groups:
+        raise BankError(
+            "tickets of kind 'units' need layers whose outputs one other layer alone reads; "
+            "this body has none"
+        )
+    return groups
+
+
+def units_of(body: nn.Module) -> tuple[UnitGroup, ...]:
+    """:func:`find_units` of a body that need not have any."""
     try:
         graph = _Tracer().trace(body)
     # Tracing runs the network's own code on stand-ins, which may fail in any way.
@@ -120,13 +131,7 @@ def find_units(body: nn.Module) -> tuple[UnitGroup, ...]:
             f"tickets of kind 'units' need a body that torch.fx can trace: {error}"
         ) from error
     trace = _Trace(body, graph)
-    groups = [group for node in graph.nodes if (group := trace.group_of(node)) is not None]
-    if not groups:
-        raise BankError(
-            "tickets of kind 'units' need layers whose outputs one other layer alone reads; "
-            "this body has none"
-        )
-    return tuple(groups)
+    return tuple(group for node in graph.nodes if (group := trace.group_of(node)) is not None)
 
 
 class _Tracer(fx.Tracer):

@@ -9,7 +9,9 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from rtl_continual.backbones import (
+    Backbone,
     BackboneConfig,
+    InputSpec,
     backbone_flops,
     backbone_names,
     build_backbone,
@@ -125,3 +127,15 @@ def test_input_size_is_checked_by_the_backbone(images: torch.Tensor) -> None:
     assert backbone.input_spec.size == (48, 48)
     with pytest.raises(RTLError, match=r"\[batch, 3, 48, 48\], got \[8, 3, 32, 32\]"):
         backbone.run_trunk(images)
+
+
+def test_whole_numbers_as_mean_and_deviation_do_not_round_images() -> None:
+    spec = InputSpec(size=(2, 2), mean=(0, 0, 0), std=(1, 1, 1))
+    backbone = Backbone("flat", nn.Flatten(), nn.Linear(12, 4), feature_dim=4, input_spec=spec)
+    images = torch.full((1, 3, 2, 2), 0.5)
+    assert torch.equal(backbone.normalise(images), images)
+
+
+def test_an_empty_name_is_no_stage() -> None:
+    with pytest.raises(RTLError, match="unknown end ''"):
+        build_backbone("glyphnet", weights="random:0", end="")

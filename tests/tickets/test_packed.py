@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -417,3 +418,139 @@ assert "torch._dynamo" not in sys.modules, "a second of imports"
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+class Odd(nn.Module):
+    """Layers, and a forward that does something unusual with them."""
+
+    def __init__(self, run: Callable[[Any, torch.Tensor], torch.Tensor], **layers: nn.Module):
+        super().__init__()
+        self.run = run
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.run(self, x)
+
+
+def _tokens(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+def _masked_if_dark(m: Any, x: torch.Tensor) -> torch.Tensor:
+    t = _tokens(x)
+    dark = t[..., 0] < -0.5
+    mask = dark if bool(dark.any()) else None  # blank images have none
+    return m.a(t, t, t, key_padding_mask=mask, need_weights=False)[0].mean(1)
+
+
+def _conv() -> nn.Conv2d:
+    return nn.Conv2d(64, 64, 3, padding=1)
+
+
+ODD = {
+    "keyword": lambda: Odd(lambda m, x: m.b(input=m.a(input=x)).mean((2, 3)), a=_conv(), b=_conv()),
+    "weight read": lambda: Odd(lambda m, x: m.a(x).mean((2, 3)) * m.a.weight.norm(), a=_conv()),
+    "used again": lambda: Odd(
+        lambda m, x: (m.a(x) + nn.functional.conv2d(x, m.a.weight, padding=1)).mean((2, 3)),
+        a=_conv(),
+    ),
+    "bias of a norm read": lambda: Odd(
+        lambda m, x: m.n(m.a(x)).mean((2, 3)) + m.n.bias, a=_conv(), n=nn.BatchNorm2d(64)
+    ),
+    "mask now and then": lambda: Odd(
+        _masked_if_dark, a=nn.MultiheadAttention(64, 4, batch_first=True)
+    ),
+    "weight of parts": lambda: Odd(
+        lambda m, x: m.a(_tokens(m.c(x))).mean(1),
+        a=nn.utils.spectral_norm(nn.Linear(64, 256)),
+        c=_conv(),
+    ),
+    "one large layer": lambda: nn.Linear(64 * 64, 64),
+}
+
+
+def _odd_bank(body: nn.Module, *, tail: nn.Module | None = None, features: int = 64) -> TicketBank:
+    trunk = nn.Sequential(nn.Conv2d(3, 64, 1), tail or nn.Identity())
+    backbone = Backbone("odd", trunk, body, feature_dim=features, input_spec=InputSpec(size=(8, 8)))
+    bank = TicketBank(backbone, Classification(3))
+    state = backbone.body.state_dict()
+    keep = torch.rand(bank.layout.total, generator=torch.Generator().manual_seed(0)) < 0.5
+    norm = {
+        name: state[name] + torch.rand(state[name].shape) if state[name].ndim else state[name]
+        for name in bank.norm_names
+    }
+    head = bank.task.build_head(features).state_dict()
+    mask = Mask.from_flat(bank.layout, keep)
+    bank.append(Ticket(0, mask, norm, head, {}, TicketInfo("first")))
+    return bank
+
+
+@pytest.mark.filterwarnings("ignore:.*norm.*deprecated:FutureWarning")
+@pytest.mark.parametrize("name", ODD)
+def test_unusual_bodies_answer_as_on_plain_weights(name: str) -> None:
+    torch.manual_seed(0)
+    tail = nn.Flatten() if name == "one large layer" else None
+    bank = _odd_bank(ODD[name](), tail=tail, features=256 if name == "weight of parts" else 64)
+    images = torch.rand(5, 3, 8, 8)
+    activation = bank.backbone.run_trunk(images).activation
+    plain = bank.run_ticket(0, activation)  # with gradients on: packed weights have none
+    with torch.inference_mode():
+        torch.testing.assert_close(bank.run_ticket(0, activation), plain, rtol=1e-4, atol=1e-4)
+        assert bank.predict(images[:0], ticket_ids=0).outputs.shape == (0, 3)
+
+
+def test_an_extracted_network_is_folded_only_if_it_stays_the_same() -> None:
+    torch.manual_seed(0)
+    bank = _odd_bank(
+        Odd(
+            lambda m, x: m.b(m.n(m.a(x))).mean((2, 3)) * m.n.weight,
+            a=_conv(),
+            n=nn.BatchNorm2d(64),
+            b=_conv(),
+        )
+    )
+    activation = bank.backbone.run_trunk(torch.rand(5, 3, 8, 8)).activation
+    torch.testing.assert_close(bank.extract(0)(activation), bank.run_ticket(0, activation))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "vit_b_32"])
+def test_no_images_have_no_answers(name: str) -> None:
+    backbone = build_backbone(name, weights="random:0", input_size=32)
+    bank = TicketBank(backbone, Classification(3))
+    with torch.inference_mode():
+        out = bank.run_trunk(torch.zeros(0, 3, 32, 32)).activation
+        assert out.shape == (0, *bank.run_trunk(torch.zeros(1, 3, 32, 32)).activation.shape[1:])
+
+
+def test_a_first_prediction_in_mixed_precision_packs_all_the_same() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, norm_first=True)
+    bank = _odd_bank(Odd(lambda m, x: m.a(_tokens(x)).mean(1), a=layer))
+    images = torch.rand(5, 3, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = bank.predict(images, ticket_ids=0).outputs
+    full = bank.predict(images, ticket_ids=0).outputs
+    torch.testing.assert_close(mixed.float(), full, rtol=0.05, atol=0.05)
+
+
+def test_merged_tickets_of_a_body_that_works_in_place() -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Hardswish(inplace=True), _conv(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    bank = _odd_bank(body)
+    first = bank[0]
+    head = bank.task.build_head(128).state_dict()
+    bank.append(Ticket(1, first.mask, first.norm, head, {}, TicketInfo("merged")))
+    activation = bank.backbone.run_trunk(torch.rand(5, 3, 8, 8)).activation
+    with torch.inference_mode():
+        kept = activation.clone()
+        own = nn.functional.linear(  # the ticket's own features come first
+            Skeleton(body)(
+                {k[5:]: t for k, t in bank.effective_parameters(1).items() if k[:5] == "body."},
+                kept.clone(),
+            ),
+            head["weight"][:, :64],
+        )
+        plain = nn.functional.linear(body(kept.clone()), head["weight"][:, 64:], head["bias"])
+        answer = bank.run_ticket(1, kept)
+    torch.testing.assert_close(answer, own + plain, rtol=1e-4, atol=1e-4)
