@@ -76,7 +76,10 @@ def describe_ticket(bank: TicketBank, ticket_id: int) -> dict[str, Any]:
         "ticket": ticket.info.to_json(),
         "fingerprint": ticket.fingerprint,
         "sparsity": ticket.mask.sparsity,
-        "backbone": {"name": backbone.name, "split": backbone.split, "identity": backbone.identity},
+        "backbone": {
+            name: getattr(backbone, name)
+            for name in ("name", "split", "end", "readout", "identity")
+        },
         "outputs": task.num_outputs,
         "classes": None if classes is None else list(classes),
         "input": {

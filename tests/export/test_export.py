@@ -78,6 +78,13 @@ def test_weights_are_a_plain_file_that_any_copy_of_the_network_loads(tmp_path: P
         facts = json.loads(file.metadata()["rtl_continual"])
     assert (facts["ticket"]["name"], facts["classes"]) == ("domain 1", ["left", "right"])
     assert facts["fingerprint"] == bank[1].fingerprint
+    assert facts["backbone"] == {
+        "name": bank.backbone.name,
+        "split": bank.backbone.split,
+        "end": None,
+        "readout": "final",
+        "identity": bank.backbone.identity,
+    }
     assert [entry.name for entry in tmp_path.iterdir()] == ["one.safetensors"]
 
 
