@@ -24,6 +24,7 @@ __all__ = [
     "convolutions_of",
     "find_followers",
     "fold_norms",
+    "is_plain_attention",
     "products_of",
 ]
 
