@@ -438,8 +438,8 @@ def _tokens(x: torch.Tensor) -> torch.Tensor:
 
 
 def _masked_if_dark(m: Any, x: torch.Tensor) -> torch.Tensor:
-    t = _tokens(x)
-    dark = t[..., 0] < -0.5
+    t = _tokens(torch.cat([x, x], 1))
+    dark = t[..., 0] < t[..., 0].mean(1, keepdim=True) - 1e-3
     mask = dark if bool(dark.any()) else None  # blank images have none
     return m.a(t, t, t, key_padding_mask=mask, need_weights=False)[0].mean(1)
 
@@ -459,7 +459,7 @@ ODD = {
         lambda m, x: m.n(m.a(x)).mean((2, 3)) + m.n.bias, a=_conv(), n=nn.BatchNorm2d(64)
     ),
     "mask now and then": lambda: Odd(
-        _masked_if_dark, a=nn.MultiheadAttention(64, 4, batch_first=True)
+        _masked_if_dark, a=nn.MultiheadAttention(128, 4, batch_first=True)
     ),
     "weight of parts": lambda: Odd(
         lambda m, x: m.a(_tokens(m.c(x))).mean(1),
@@ -468,6 +468,9 @@ ODD = {
     ),
     "one large layer": lambda: nn.Linear(64 * 64, 64),
 }
+
+
+WIDTHS = {"mask now and then": 128, "weight of parts": 256}
 
 
 def _odd_bank(body: nn.Module, *, tail: nn.Module | None = None, features: int = 64) -> TicketBank:
@@ -491,7 +494,7 @@ def _odd_bank(body: nn.Module, *, tail: nn.Module | None = None, features: int =
 def test_unusual_bodies_answer_as_on_plain_weights(name: str) -> None:
     torch.manual_seed(0)
     tail = nn.Flatten() if name == "one large layer" else None
-    bank = _odd_bank(ODD[name](), tail=tail, features=256 if name == "weight of parts" else 64)
+    bank = _odd_bank(ODD[name](), tail=tail, features=WIDTHS.get(name, 64))
     images = torch.rand(5, 3, 8, 8)
     activation = bank.backbone.run_trunk(images).activation
     plain = bank.run_ticket(0, activation)  # with gradients on: packed weights have none
