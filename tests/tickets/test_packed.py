@@ -501,6 +501,8 @@ def test_unusual_bodies_answer_as_on_plain_weights(name: str) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(bank.run_ticket(0, activation), plain, rtol=1e-4, atol=1e-4)
         assert bank.predict(images[:0], ticket_ids=0).outputs.shape == (0, 3)
+    packed = KernelOrder.of(bank.backbone) is not None
+    assert packed == (name in ("mask now and then", "weight of parts"))
 
 
 def test_an_extracted_network_is_folded_only_if_it_stays_the_same() -> None:
