@@ -113,10 +113,10 @@ class Backbone(nn.Module):
                 )
         shape = (1, self.input_spec.channels, 1, 1)
         self.register_buffer(
-            "mean", torch.tensor(self.input_spec.mean, dtype=torch.float32).view(shape)
+            "mean", torch.tensor([float(v) for v in self.input_spec.mean]).view(shape)
         )
         self.register_buffer(
-            "std", torch.tensor(self.input_spec.std, dtype=torch.float32).view(shape)
+            "std", torch.tensor([float(v) for v in self.input_spec.std]).view(shape)
         )
         self._materialise_lazy()
         self.requires_grad_(False)

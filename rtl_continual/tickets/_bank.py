@@ -18,7 +18,13 @@ from rtl_continual.tickets._folding import agree, fold_norms
 from rtl_continual.tickets._lazy import ByteCache, LazyTickets
 from rtl_continual.tickets._mask import Mask, MaskLayout, norm_state_names, union
 from rtl_continual.tickets._merged import MergedBody, MergedNetwork
-from rtl_continual.tickets._packed import KernelOrder, blank_image, pack_trunk, run_trunk
+from rtl_continual.tickets._packed import (
+    KernelOrder,
+    blank_image,
+    noise_like,
+    pack_trunk,
+    run_trunk,
+)
 from rtl_continual.tickets._predict import Prediction, predict
 from rtl_continual.tickets._similarity import similarity_matrix
 from rtl_continual.tickets._skeleton import Pool, Skeleton
@@ -319,10 +325,10 @@ class TicketBank:
         image = blank_image(self.backbone)
         if image is not None:
             with torch.no_grad():
-                activation = self.backbone.run_trunk(image).activation
                 folded = copy.deepcopy(slim)
-                fold_norms(folded, activation)
-                slim = folded if agree(folded, slim, activation) else slim
+                fold_norms(folded, self.backbone.run_trunk(image).activation)
+                noise = self.backbone.run_trunk(noise_like(image)).activation
+                slim = folded if agree(folded, slim, noise) else slim
         head = self.head_of(self[ticket_id])
         return nn.Sequential(OrderedDict(body=slim, head=head))
 

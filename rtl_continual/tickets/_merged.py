@@ -37,7 +37,8 @@ class MergedBody(nn.Module):
 
     def forward(self, activation: torch.Tensor) -> torch.Tensor:
         """Features ``[batch, 2 * feature_dim]`` of trunk activations."""
-        return merge_features(self.own(activation), self.plain(activation))
+        # A body may begin with an operation in place.
+        return merge_features(self.own(activation.clone()), self.plain(activation))
 
 
 class MergedNetwork(nn.Module):

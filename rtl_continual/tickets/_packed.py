@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,7 +27,7 @@ from rtl_continual.tickets._folding import (
 )
 from rtl_continual.tickets._skeleton import Skeleton
 
-__all__ = ["KernelOrder", "blank_image", "pack_trunk", "run_trunk"]
+__all__ = ["KernelOrder", "blank_image", "noise_like", "pack_trunk", "run_trunk"]
 
 
 class _FoldedNorm(nn.BatchNorm2d):
@@ -123,13 +123,23 @@ class _PackedAttention(nn.MultiheadAttention):
         if not self.in_proj_weight.is_mkldnn:
             return super().forward(query, *others, **options)
         if not is_plain_attention(query, *others, **options):
-            weights = (*self.named_parameters(),)
-            dense = {name: w.to_dense() if w.is_mkldnn else w for name, w in weights}
-            return torch.func.functional_call(self, dense, (query, *others), options)
+            return nn.MultiheadAttention.forward(self._dense(), query, *others, **options)
         turned = not self.batch_first and query.ndim == 3
         x = query.transpose(0, 1) if turned else query
         out = attend(self, x, self.num_heads, _matrix_product)
         return (out.transpose(0, 1) if turned else out), None
+
+    def _dense(self) -> nn.MultiheadAttention:
+        """The same on plain weights; other threads may be running this one."""
+        dense, out = copy.copy(self), copy.copy(self.out_proj)
+        for twin in (dense, out):
+            weights: dict[str, Any] = dict(twin._parameters)
+            for name, weight in weights.items():
+                if weight is not None and weight.is_mkldnn:
+                    weights[name] = weight.to_dense()
+            twin._parameters = weights
+        dense._modules = {"out_proj": out}
+        return dense
 
 
 def _matrix_product(
@@ -231,20 +241,22 @@ class KernelOrder:
             order = cls(backbone.body, activation)
             if not order._inputs:
                 return None
-            return order if order._works(backbone.body, activation) else None
+            noise = backbone.run_trunk(noise_like(image)).activation
+            return order if order._works(backbone.body, noise) else None
 
-    def _works(self, body: nn.Module, like: torch.Tensor) -> bool:
+    def _works(self, body: nn.Module, activation: torch.Tensor) -> bool:
         """Whether a body gives the same on packed weights, whatever a ticket's norms are."""
         twin, plain = Skeleton(body), Skeleton(body)
         twin.module.eval()
+        plain.module.eval()
         self.accept(twin.module)
         noise = torch.Generator().manual_seed(0)
         values = {
-            f"{name}.{part}": 0.5 + torch.rand(norm.num_features, generator=noise)
+            f"{name}.{part}": (0.5 + torch.rand(norm.num_features, generator=noise)).to(norm.weight)
             for name, norm in self._norms.values()
             for part in ("weight", "bias", "running_mean", "running_var")
         }
-        return agree(lambda x: twin(self.pack(values), x), lambda x: plain(values, x), like)
+        return agree(lambda x: twin(self.pack(values), x), lambda x: plain(values, x), activation)
 
     def fits(self, activation: torch.Tensor) -> bool:
         """Whether packed weights can be run on this: no gradients, float32, the right size."""
@@ -390,13 +402,17 @@ def _find_packed_trunk(backbone: Backbone) -> tuple[KernelOrder, nn.Module] | No
     order = KernelOrder(backbone.trunk, x, backbone.read_trunk)
     if not order._inputs:
         return None
-    twin = order.packed_twin(backbone.trunk)
+    twins: list[nn.Module] = []
 
-    def run(trunk: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        return backbone.read_trunk(trunk, x).activation
+    def packed(x: torch.Tensor) -> torch.Tensor:
+        twins.append(order.packed_twin(backbone.trunk))
+        return backbone.read_trunk(twins[0], x).activation
 
-    works = agree(partial(run, twin), partial(run, backbone.trunk), x)
-    return (order, twin) if works else None
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return backbone.read_trunk(Skeleton(backbone.trunk).module.eval(), x).activation
+
+    works = agree(packed, plain, backbone.normalise(noise_like(image)))
+    return (order, twins[0]) if works else None
 
 
 @contextmanager
@@ -404,6 +420,13 @@ def _as_first_run() -> Iterator[None]:
     """What a caller has set for its own passes does not count while a twin is made."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         yield
+
+
+def noise_like(image: torch.Tensor) -> torch.Tensor:
+    """A ``uint8`` image of this shape, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, image.shape, dtype=torch.uint8, generator=generator)
+    return noise.to(image.device)
 
 
 def blank_image(backbone: Backbone) -> torch.Tensor | None:

@@ -81,7 +81,7 @@ def _solve_head(learner: TicketLearner, cache: HasActivations, *, training: bool
     chunks = -(-count // _BATCH)
     for first in range(chunks):
         activation, _, labels = cache.batch(torch.arange(first, count, chunks))
-        own = learner.represent(activation, training=training)
+        own = learner.represent(activation.clone(), training=training)
         if merged:
             with torch.no_grad():
                 own = merge_features(own, bank.backbone.body(activation))

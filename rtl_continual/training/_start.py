@@ -34,7 +34,9 @@ def choose_parent(bank: TicketBank, cache: HasActivations, *, limit: int = 512) 
     count = len(cache.targets)
     index = torch.linspace(0, count - 1, min(limit, count)).round().long().unique()
     activation, _, targets = cache.batch(index)
-    losses = [float(bank.task.loss(bank.run_ticket(t.id, activation), targets)) for t in bank]
+    losses = [
+        float(bank.task.loss(bank.run_ticket(t.id, activation.clone()), targets)) for t in bank
+    ]
     return bank[min(range(len(bank)), key=losses.__getitem__)]
 
 

@@ -559,3 +559,38 @@ def test_merged_tickets_of_a_body_that_works_in_place() -> None:
         plain = nn.functional.linear(body(kept.clone()), head["weight"][:, 64:], head["bias"])
         answer = bank.run_ticket(1, kept)
     torch.testing.assert_close(answer, own + plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_left_in_training_mode_keeps_its_statistics() -> None:
+    torch.manual_seed(0)
+    body = Odd(lambda m, x: m.n(m.a(x)).mean((2, 3)), a=_conv(), n=nn.BatchNorm2d(64))
+    bank = _odd_bank(body)
+    before = copy.deepcopy(bank.backbone.body.state_dict())
+    bank.backbone.body.train()
+    assert KernelOrder.of(bank.backbone) is not None
+    for name, value in bank.backbone.body.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_masked_calls_leave_a_packed_twin_as_it_is() -> None:
+    torch.manual_seed(0)
+    body = Odd(_masked_if_dark, a=nn.MultiheadAttention(128, 4, batch_first=True)).eval()
+    order = KernelOrder(body, torch.zeros(1, 64, 8, 8))
+    twin, x = order.packed_twin(body), torch.randn(3, 64, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(twin(x), body(x), rtol=1e-4, atol=1e-4)
+    weight = twin.get_submodule("a")._parameters["in_proj_weight"]
+    assert weight is not None
+    assert weight.is_mkldnn
+
+
+def test_a_body_that_refuses_what_its_trunk_never_gives_is_packed_all_the_same() -> None:
+    def positive(m: Any, x: torch.Tensor) -> torch.Tensor:
+        if bool((x < 0).any()):
+            raise ValueError("needs values of 0 and more")
+        return m.a(x).mean((2, 3))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    bank = _odd_bank(Odd(positive, a=_conv()), tail=nn.ReLU())
+    assert bank.predict(torch.rand(2, 3, 8, 8), ticket_ids=0).outputs.shape == (2, 3)
+    assert KernelOrder.of(bank.backbone) is not None
